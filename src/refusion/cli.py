@@ -1,0 +1,350 @@
+"""The commands: typed functions that call the package and print. No logic lives here."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+from cyclopts import App, Parameter
+from tqdm import tqdm
+
+import refusion
+from refusion import checkpoint, image
+from refusion.errors import ImageError, RefusionError
+from refusion.restorer import Restorer
+
+app = App(
+    name="refusion", version=refusion.__version__, help="Restore photographs with mean-reverting diffusion."
+)
+T = TypeVar("T")
+
+Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1, mps; by default the best there is.")]
+Out = Annotated[Path, Parameter(name=["--out", "-o"])]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class How:
+    """How to sample. What is not given is the model's own default."""
+
+    steps: int | None = None
+    "Calls of the network, 1 to the number of training times."
+    sampler: str | None = None
+    "posterior, ode-1, ode-2, ode-3, sde-1, sde-2, sde-3, euler-maruyama or euler-ode."
+    eta: float | None = None
+    "0 (deterministic) to 1 (posterior), for the sampler posterior."
+    seed: int | None = None
+    "Seed of all noise."
+
+    def options(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@app.command
+def restore(
+    *paths: Annotated[str, Parameter(required=True)],
+    out: Out = Path("restored"),
+    model: str = "shadow-removal",
+    how: How = How(),
+    samples: int = 1,
+    uncertainty: bool = False,
+    trajectory: Path | None = None,
+    device: Device = None,
+    overwrite: Annotated[bool, Parameter(negative="--skip")] = False,
+) -> int:
+    """Restore pictures: files, folders or glob patterns.
+
+    Args:
+        paths: Files, folders (with all that is in them) or patterns as "*.jpg".
+        out: A folder, or for a single picture a file.
+        model: A bundled name (see `refusion models`) or a file.
+        samples: Restore this many times with successive seeds and write the mean.
+        uncertainty: With --samples, also write NAME-uncertainty.png: the samples' deviation, where
+            white is a tenth of the range or more.
+        trajectory: Write the steps of a single picture as an animated GIF.
+        overwrite: Redo pictures that are done already, instead of skipping them.
+    """
+    jobs = list(_jobs(paths, out))
+    if uncertainty and samples < 2:
+        raise ValueError("--uncertainty needs --samples of at least 2")
+    if trajectory and (len(jobs) > 1 or samples > 1):
+        raise ValueError("--trajectory needs a single picture and a single sample")
+    todo = [job for job in jobs if overwrite or not job[1].exists()]
+    restorer = refusion.load(model, device) if todo else None
+    failed = 0
+    for source, target in _progress(todo, "picture"):
+        assert restorer is not None
+        try:
+            _restore_one(restorer, source, target, how.options(), samples, uncertainty, trajectory)
+        except (ImageError, OSError, MemoryError) as error:
+            failed += 1
+            _complain(f"{error}" if isinstance(error, ImageError) else f"{source}: {error}")
+    done, skipped = len(todo) - failed, len(jobs) - len(todo)
+    notes = [f"{skipped} were there already (--overwrite redoes them)"] * bool(skipped)
+    notes += [f"{failed} failed"] * bool(failed)
+    print("; ".join([f"restored {done} of {len(jobs)} to {out}", *notes]))
+    return 1 if failed else 0
+
+
+def _restore_one(
+    restorer: Restorer,
+    source: Path,
+    target: Path,
+    options: dict[str, Any],
+    samples: int,
+    uncertainty: bool,
+    trajectory: Path | None,
+) -> None:
+    picture = image.read(source)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if samples > 1:
+        drawn = restorer.samples(picture, samples, **options)
+        result = drawn.mean
+        if uncertainty:
+            image.write(
+                image.from_array((10 * drawn.deviation).clip(0, 1)),
+                target.with_name(f"{target.stem}-uncertainty.png"),
+            )
+    else:
+        frames = (
+            list(restorer.trajectory(picture, **options)) if trajectory else [restorer(picture, **options)]
+        )
+        result = frames[-1]
+        if trajectory:
+            image.write_gif([picture, *frames], trajectory)
+    if np.abs(result.pixels - picture.pixels).max() < 1 / 255:
+        _complain(f"{source}: nothing changed; is this a picture for this model?")
+    image.write(result, target)
+
+
+def _jobs(paths: Iterable[str], out: Path) -> Iterator[tuple[Path, Path]]:
+    """Every picture and where its restoration goes: folders keep their inner structure.
+
+    Raises:
+        ImageError: nothing was found, two results would have one name, or a result would replace its source.
+    """
+    taken: dict[Path, Path] = {}
+    for path in paths:
+        root = Path(path)
+        found = image.find([path])
+        for source in found:
+            single = out.suffix.lower() in image.SUFFIXES and not out.is_dir()
+            inner = source.relative_to(root) if root.is_dir() else Path(source.name)
+            target = out if single else out / inner
+            if target in taken and taken[target] != source:
+                raise ImageError(f"{target} would hold both {taken[target]} and {source}: restore them apart")
+            if target.resolve() == source.resolve():
+                raise ImageError(f"{source} would be replaced by its restoration: give another --out")
+            if target not in taken:
+                taken[target] = source
+                yield source, target
+
+
+@app.command
+def train(
+    recipe: Path,
+    *overrides: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    from_model: Annotated[str | None, Parameter(name="--from")] = None,
+    devices: str = "auto",
+    nodes: int = 1,
+    dry_run: bool = False,
+) -> None:
+    """Train a model from a recipe; the same command resumes a run that was stopped.
+
+    Args:
+        recipe: A YAML file.
+        overrides: Any value of the recipe, as --training.steps 1000 or --data.folder pairs.
+        out: The run's folder; by default runs/ and the recipe's name.
+        from_model: Start from the weights of this model (fine-tuning).
+        devices: Processes on each machine.
+        nodes: Machines.
+        dry_run: Print the whole recipe, the size and the expected memory, and stop.
+    """
+    from refusion.recipe import load_yaml
+
+    described = load_yaml(recipe, list(_pairs_of(overrides)))
+    if dry_run:
+        from refusion.cost import cost
+
+        print(described.to_yaml())
+        print(cost(described))
+        return
+    try:
+        from refusion.train import train as run
+    except ModuleNotFoundError as error:
+        raise RefusionError(f"training needs {error.name}: pip install 'refusion[train]'") from error
+    start = refusion.load(from_model, "cpu") if from_model else None
+    print(run(described, out or Path("runs") / recipe.stem, start, devices, nodes))
+
+
+def _pairs_of(tokens: Iterable[str]) -> Iterator[str]:
+    """`--a.b 1` and `--a.b=1` as "a.b=1"."""
+    rest = iter(tokens)
+    for token in rest:
+        name, equals, value = token.removeprefix("--").partition("=")
+        if not token.startswith("--") or (not equals and (value := next(rest, "")) == ""):
+            raise RefusionError(f"{token}: give overrides as --training.steps 1000")
+        yield f"{name}={value}"
+
+
+@app.command
+def evaluate(
+    data: Path,
+    model: str = "shadow-removal",
+    how: How = How(),
+    border: int = 0,
+    csv: Path | None = None,
+    save: Path | None = None,
+    device: Device = None,
+) -> None:
+    """Measure a model on a folder of pairs: PSNR and SSIM in RGB and Y, of the input and the output.
+
+    Args:
+        data: A folder with lq/ and gt/, paired by file stem.
+        model: A bundled name or a file.
+        border: Pixels left out on each side.
+        csv: Write the scores of every picture to this file.
+        save: Write the restored pictures to this folder.
+    """
+    from refusion import evaluate as measuring
+    from refusion.data import find_pairs
+
+    pairs = find_pairs(data)
+    restorer = refusion.load(model, device)
+    rows = []
+    if save:
+        save.mkdir(parents=True, exist_ok=True)
+    for row in _progress(measuring.evaluate(restorer, pairs, border, **how.options()), "picture", len(pairs)):
+        rows.append(row)
+        if save:
+            image.write(row.restored, save / f"{row.name}.png")
+    if csv:
+        measuring.write_csv(rows, csv)
+    print(f"{len(rows)} pictures    PSNR    SSIM  PSNR-Y  SSIM-Y")
+    for name, scores in (("input", [r.input for r in rows]), ("output", [r.output for r in rows])):
+        mean = measuring.mean_scores(scores)
+        print(f"{name:11}{mean.psnr:8.2f}{mean.ssim:8.4f}{mean.psnr_y:8.2f}{mean.ssim_y:8.4f}")
+
+
+@app.command
+def doctor(data: Path, sheet: Path | None = None) -> int:
+    """Look at a folder of pairs before training: what is in it, and all that is wrong with it.
+
+    Args:
+        data: A folder with lq/ and gt/, or with train/ and val/ that hold them.
+        sheet: Write a contact sheet, degraded above clean, to this file.
+    """
+    from refusion.data import contact_sheet, inspect_pairs
+
+    folders = [data / part for part in ("train", "val") if (data / part).is_dir()] or [data]
+    problems = 0
+    for folder in folders:
+        finding = inspect_pairs(folder)
+        sizes = ", ".join(f"{count} of {w}x{h}" for (w, h), count in sorted(finding.sizes.items())[:8])
+        more = f" and {len(finding.sizes) - 8} other sizes" if len(finding.sizes) > 8 else ""
+        print(f"{folder}: {len(finding.pairs)} pairs{': ' if sizes else ''}{sizes}{more}")
+        for problem in finding.problems:
+            _complain(problem)
+        problems += len(finding.problems)
+        if sheet and finding.pairs:
+            target = sheet if len(folders) == 1 else sheet.with_stem(f"{sheet.stem}-{folder.name}")
+            image.write(contact_sheet(finding.pairs), target)
+            print(target)
+    return 1 if problems else 0
+
+
+@app.command
+def diffuse(
+    start: Path,
+    end: Path,
+    out: Out = Path("diffuse.gif"),
+    noise_level: str = "50/255",
+    steps: int = 100,
+    schedule: str = "cosine",
+    mean: bool = False,
+    seed: int = 0,
+) -> None:
+    """Show the forward process: a clean picture turns into its degraded version plus noise.
+
+    Args:
+        start: The clean picture, at time 0.
+        end: The degraded one, of equal size.
+        out: An animated GIF, or a folder for single pictures.
+        noise_level: In units of the range [0, 1]; may be a fraction.
+        steps: Training times T.
+        schedule: constant, linear or cosine.
+        mean: Without noise: an interpolation between the two pictures.
+    """
+    import torch
+
+    from refusion.data import Pair
+    from refusion.recipe import Process
+    from refusion.restorer import noise_source
+
+    gt, lq = Pair(lq=start, gt=end).read()
+    x0, mu = (torch.from_numpy(z.pixels).permute(2, 0, 1)[None] for z in (gt, lq))
+    sde = Process(schedule=schedule, steps=steps, noise_level=noise_level).build()  # type: ignore[arg-type]
+    draw = (lambda: torch.zeros_like(mu)) if mean else noise_source(mu, seed)
+    states = _progress(sde.forward(x0, mu, draw), "step", sde.steps + 1)
+    frames = [gt.with_pixels(x[0].permute(1, 2, 0).clamp(0, 1).numpy()) for x in states]
+    if out.suffix.lower() == ".gif":
+        image.write_gif(frames, out)
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        for t, frame in enumerate(frames):
+            image.write(frame, out / f"{t:04}.png")
+    print(out)
+
+
+@app.command
+def models() -> None:
+    """List the bundled models."""
+    for path in checkpoint.bundled_models():
+        header = checkpoint.read_header(path)
+        size = path.stat().st_size / 1e6
+        print(f"{path.stem}: {header.recipe.task}, {header.parameters / 1e6:.1f} M parameters, {size:.0f} MB")
+        for line in (header.card.summary, header.card.terms, _metrics(header.card)):
+            print(f"    {line}")
+
+
+@app.command
+def info(model: str) -> None:
+    """Print the card and the recipe of a model.
+
+    Args:
+        model: A bundled name or a file.
+    """
+    header = checkpoint.read_header(checkpoint.resolve(model))
+    card = header.card
+    for name in ("summary", "data", "terms", "training", "limits"):
+        if text := getattr(card, name):
+            print(f"{name}: {text}")
+    print(f"measured: {_metrics(card)}\nparameters: {header.parameters}\n\n{header.recipe.to_yaml()}", end="")
+
+
+def _metrics(card: checkpoint.Card) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in card.metrics.items())
+
+
+def _progress(items: Iterable[T], unit: str, total: int | None = None) -> Iterable[T]:
+    return tqdm(items, unit=unit, total=total, disable=None, leave=False)
+
+
+def _complain(text: str) -> None:
+    tqdm.write(f"refusion: {text}", file=sys.stderr)
+
+
+def main() -> None:
+    """Run a command; every foreseen failure is one line and exit status 1."""
+    try:
+        status = app(result_action="return_value")
+    except (RefusionError, ValueError, OSError) as error:
+        _complain(str(error))
+        status = 1
+    except KeyboardInterrupt:
+        _complain("stopped")
+        status = 130
+    sys.exit(status if isinstance(status, int) else 0)

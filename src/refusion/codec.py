@@ -1,0 +1,101 @@
+"""A codec turns a picture into what the diffusion sees, and back.
+
+`encode` returns the state space's mu and the features that `decode` needs besides it; sizes travel in
+the features. "Latent", "unshuffled" or "reduced" is never a branch anywhere else.
+"""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from refusion.sde import Batch
+
+
+class Encoded(NamedTuple):
+    """`mu` enters the diffusion; `features` are what `decode` adds to its result."""
+
+    mu: Batch
+    features: tuple[Tensor, ...]
+    size: tuple[int, int]
+    """Height and width of the picture."""
+
+
+class Codec(nn.Module, ABC):
+    """Picture (b, 3, h, w) in [0, 1] <-> state (b, channels, h', w')."""
+
+    channels: int
+    """Channels of the state."""
+    bounds: tuple[float, float] | None
+    """The range of a state's values, to which estimates are clamped; None where there is none."""
+
+    @abstractmethod
+    def encode(self, image: Batch) -> Encoded: ...
+
+    @abstractmethod
+    def decode(self, state: Batch, features: tuple[Tensor, ...], size: tuple[int, int]) -> Batch: ...
+
+
+class Pixels(Codec):
+    """The picture itself; with a factor, its pixels rearranged without loss.
+
+    Each factor x factor square of pixels becomes channels (pixel unshuffle), so the network works
+    on 1 / factor^2 of the positions. Pictures are padded to a multiple by repeating their border.
+    """
+
+    bounds = (0.0, 1.0)
+
+    def __init__(self, factor: int = 1) -> None:
+        super().__init__()
+        if factor < 1:
+            raise ValueError(f"factor is {factor}: give at least 1")
+        self.factor = factor
+        self.channels = 3 * factor**2
+
+    def encode(self, image: Batch) -> Encoded:
+        height, width = image.shape[-2:]
+        padding = (0, -width % self.factor, 0, -height % self.factor)
+        padded = F.pad(image, padding, mode="replicate")
+        return Encoded(F.pixel_unshuffle(padded, self.factor), (), (height, width))
+
+    def decode(self, state: Batch, features: tuple[Tensor, ...], size: tuple[int, int]) -> Batch:
+        height, width = size
+        return F.pixel_shuffle(state, self.factor)[..., :height, :width]
+
+
+class Pyramid(Codec):
+    """A Laplacian pyramid of one level: the diffusion sees a reduced picture, the details stay.
+
+    The picture is reduced until its longest side is `longest_side` (smaller ones are kept as they
+    are); what the reduction took away is the only feature, and `decode` adds it back. Restorations
+    that are smooth, as of light and haze, so cost the same for every size of picture, and where
+    the network changes nothing the picture comes back exactly.
+    """
+
+    bounds = (0.0, 1.0)
+
+    def __init__(self, longest_side: int = 208, factor: int = 4) -> None:
+        super().__init__()
+        if longest_side < factor:
+            raise ValueError(f"longest_side is {longest_side}: give at least the factor, {factor}")
+        self.longest_side = longest_side
+        self.pixels = Pixels(factor)
+        self.channels = self.pixels.channels
+
+    def encode(self, image: Batch) -> Encoded:
+        height, width = image.shape[-2:]
+        scale = min(1.0, self.longest_side / max(height, width))
+        small = (max(1, round(height * scale)), max(1, round(width * scale)))
+        reduced = F.interpolate(image, small, mode="bilinear", antialias=True)
+        details = image - _enlarge(reduced, (height, width))
+        return Encoded(self.pixels.encode(reduced).mu, (details,), small)
+
+    def decode(self, state: Batch, features: tuple[Tensor, ...], size: tuple[int, int]) -> Batch:
+        (details,) = features
+        reduced = self.pixels.decode(state, (), size)
+        return _enlarge(reduced, (details.shape[-2], details.shape[-1])) + details
+
+
+def _enlarge(image: Batch, size: tuple[int, int]) -> Batch:
+    return F.interpolate(image, size, mode="bilinear", align_corners=False)

@@ -1,0 +1,28 @@
+"""Everything the package raises on purpose, so that one `except` catches it and one line explains it.
+
+RefusionError
+├── ImageError        a picture cannot be read or written
+├── RecipeError       a recipe is wrong (a ValueError, too)
+├── CheckpointError   a model file cannot be loaded or saved
+└── DataError         a data set does not hold what its recipe says
+"""
+
+
+class RefusionError(Exception):
+    """The root; its message is one line that names the value, what was expected and what to do."""
+
+
+class ImageError(RefusionError):
+    """A picture cannot be read, understood or written."""
+
+
+class RecipeError(RefusionError, ValueError):
+    """A recipe holds an unknown name, a wrong type or a value out of range."""
+
+
+class CheckpointError(RefusionError):
+    """A model file is missing, damaged, of another version, or contradicts what was asked of it."""
+
+
+class DataError(RefusionError):
+    """A data set lacks files, pairs or sizes that its recipe promises."""

@@ -1,0 +1,71 @@
+"""Measure a model on pairs: what `refusion evaluate` prints and what validation selects by."""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refusion.data import Pair
+from refusion.image import Image
+from refusion.metrics import luma, psnr, ssim
+from refusion.restorer import Restorer
+
+
+@dataclass(frozen=True)
+class Scores:
+    """PSNR in dB and SSIM of one picture against its ground truth, in RGB and in Y of BT.601."""
+
+    psnr: float
+    ssim: float
+    psnr_y: float
+    ssim_y: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture: what came in and what came out."""
+
+    name: str
+    input: Scores
+    output: Scores
+    restored: Image
+
+
+def score(image: Image, truth: Image, border: int = 0) -> Scores:
+    """Compare as files are compared: rounded to 8 bit, `border` pixels cropped on each side.
+
+    Raises:
+        ValueError: the sizes differ, or the border leaves nothing.
+    """
+    if min(truth.size) <= 2 * border:
+        raise ValueError(f"border is {border}: it leaves nothing of {truth.size[0]}x{truth.size[1]}")
+    inner = slice(border, -border or None)
+    a, b = (np.round(x.pixels[inner, inner] * 255) / 255 for x in (image, truth))
+    return Scores(psnr(a, b), ssim(a, b), psnr(luma(a), luma(b)), ssim(luma(a), luma(b)))
+
+
+def evaluate(restore: Restorer, pairs: Iterable[Pair], border: int = 0, **options: Any) -> Iterator[Row]:
+    """Restore every pair's degraded picture and score it; `options` are fields of `Sampling`."""
+    for pair in pairs:
+        lq, gt = pair.read()
+        restored = restore(lq, **options)
+        yield Row(pair.name, score(lq, gt, border), score(restored, gt, border), restored)
+
+
+def mean_scores(scores: Sequence[Scores]) -> Scores:
+    """The mean over pictures of each score; equal pictures count as 100 dB."""
+    columns = [[min(getattr(s, f.name), 100.0) for s in scores] for f in fields(Scores)]
+    return Scores(*(float(np.mean(column)) for column in columns))
+
+
+def write_csv(rows: Sequence[Row], path: Path) -> None:
+    """One line for each picture: its name, the input's scores and the output's."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        names = [f.name for f in fields(Scores)]
+        writer.writerow(["name", *(f"input_{n}" for n in names), *names])
+        for row in rows:
+            writer.writerow([row.name, *asdict(row.input).values(), *asdict(row.output).values()])

@@ -1,0 +1,55 @@
+"""PSNR and SSIM as the literature computes them, on arrays in [0, 1]."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+
+Array = Float[np.ndarray, "h w c"]
+
+
+def luma(rgb: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 1"]:
+    """The Y of ITU-R BT.601 in studio range, 16/255 ... 235/255, as MATLAB's rgb2ycbcr gives it."""
+    weights = np.array([65.481, 128.553, 24.966], dtype=np.float64) / 255
+    return (rgb.astype(np.float64) @ weights + 16 / 255)[..., None]
+
+
+def psnr(a: Array, b: Array) -> float:
+    """Peak signal-to-noise ratio in dB; infinite for equal pictures.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"pictures of different shapes {a.shape} and {b.shape}: give equal ones")
+    error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
+    return float("inf") if error == 0 else -10 * float(np.log10(error))
+
+
+def ssim(a: Array, b: Array) -> float:
+    """Structural similarity (Wang et al. 2004): Gaussian window 11 x 11, sigma 1.5, no padding,
+    averaged over the channels. Pictures with a side under 11 use the largest odd window that fits.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"pictures of different shapes {a.shape} and {b.shape}: give equal ones")
+    size = min(11, (min(a.shape[:2]) - 1) // 2 * 2 + 1)
+    offsets = torch.arange(size) - size // 2
+    window = torch.exp(-(offsets**2) / (2 * 1.5**2))
+    window = (window / window.sum()).reshape(1, 1, -1, 1)
+
+    def blur(x: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(F.conv2d(x, window), window.mT)
+
+    # float32 is ten times faster; around grey it differs from float64 by less than 1e-5.
+    x, y = (torch.from_numpy((z - 0.5).astype(np.float32)).permute(2, 0, 1)[:, None] for z in (a, b))
+    mean_x, mean_y = blur(x), blur(y)
+    var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
+    cov = blur(x * y) - mean_x * mean_y
+    mean_x, mean_y = mean_x + 0.5, mean_y + 0.5
+    c1, c2 = 0.01**2, 0.03**2
+    similarity = (2 * mean_x * mean_y + c1) * (2 * cov + c2)
+    similarity /= (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
+    return float(similarity.double().mean())

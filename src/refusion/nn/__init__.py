@@ -1,0 +1,5 @@
+"""The networks."""
+
+from refusion.nn.nafnet import ConditionalNAFNet
+
+__all__ = ["ConditionalNAFNet"]

@@ -1,0 +1,146 @@
+"""ConditionalNAFNet: the noise network of Refusion (Luo et al. 2023, section 3.2).
+
+NAFNet (Chen et al., arXiv 2204.04676) in which the time scales and shifts every block.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from refusion.nn.layers import LayerNorm, SimpleGate, Sinusoid, pad_to_multiple
+
+
+class NAFBlock(nn.Module):
+    """An attention half (depthwise 3x3, channel attention) and a gated FFN half, both residual.
+
+    `beta` and `gamma` start at zero, so a fresh block is the identity.
+    """
+
+    def __init__(self, channels: int, time_width: int) -> None:
+        super().__init__()
+        c = channels
+        self.mlp = nn.Sequential(SimpleGate(), nn.Linear(time_width // 2, 4 * c))
+        self.norm1 = LayerNorm(c)
+        self.conv1 = nn.Conv2d(c, 2 * c, 1)
+        self.conv2 = nn.Conv2d(2 * c, 2 * c, 3, padding=1, groups=2 * c)
+        self.sg = SimpleGate()
+        self.sca = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(c, c, 1))
+        self.conv3 = nn.Conv2d(c, c, 1)
+        self.norm2 = LayerNorm(c)
+        self.conv4 = nn.Conv2d(c, 2 * c, 1)
+        self.conv5 = nn.Conv2d(c, c, 1)
+        self.beta = nn.Parameter(torch.zeros(1, c, 1, 1))
+        self.gamma = nn.Parameter(torch.zeros(1, c, 1, 1))
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], modulation: Float[Tensor, "b 4*c 1 1"]
+    ) -> Float[Tensor, "b c h w"]:
+        # Under autocast x is bfloat16: without the casts every product would fall back to float32.
+        shift_att, scale_att, shift_ffn, scale_ffn = modulation.to(x.dtype).chunk(4, dim=1)
+        beta, gamma = self.beta.to(x.dtype), self.gamma.to(x.dtype)
+        a = self.norm1(x) * (scale_att + 1) + shift_att
+        a = self.sg(self.conv2(self.conv1(a)))
+        y = x + beta * self.conv3(a * self.sca(a))
+        f = self.norm2(y) * (scale_ffn + 1) + shift_ffn
+        return y + gamma * self.conv5(self.sg(self.conv4(f)))
+
+
+class Stage(nn.ModuleList):
+    """NAFBlocks of one width, each with the next modulation."""
+
+    def forward(self, x: Float[Tensor, "b c h w"], modulations: Iterator[Tensor]) -> Float[Tensor, "b c h w"]:
+        for block in self:
+            x = block(x, next(modulations))
+        return x
+
+
+class ConditionalNAFNet(nn.Module):
+    """A U-shaped network of NAFBlocks: (x_t, mu, t) -> a tensor like x_t.
+
+    Args:
+        channels: channels of the picture (or latent).
+        width: channels at full size; doubled at every level.
+        encoder: blocks per level on the way down; its length is the number of levels.
+        middle: blocks at the bottom.
+        decoder: blocks per level on the way up, deepest first.
+        long_skip: add the first convolution's output before the last one (the published
+            latent-dehazing variant). It has no parameters, so weights of one variant load into the
+            other and give wrong pictures: keep the flag with the weights.
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        width: int = 64,
+        encoder: Sequence[int] = (1, 1, 1, 28),
+        middle: int = 1,
+        decoder: Sequence[int] = (1, 1, 1, 1),
+        long_skip: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(encoder) != len(decoder):
+            raise ValueError(
+                f"encoder has {len(encoder)} levels and decoder {len(decoder)}: give both the same"
+            )
+        if width < 4 or width % 2:
+            raise ValueError(f"width is {width}: give an even number of at least 4")
+        self.long_skip = long_skip
+        self.multiple = 2 ** len(encoder)
+        time_width = 4 * width
+        self.time_mlp = nn.Sequential(
+            Sinusoid(width),
+            nn.Linear(width, 2 * time_width),
+            SimpleGate(),
+            nn.Linear(time_width, time_width),
+        )
+        self.intro = nn.Conv2d(2 * channels, width, 3, padding=1)
+        self.ending = nn.Conv2d(width, channels, 3, padding=1)
+
+        def stage(blocks: int, c: int) -> Stage:
+            return Stage(NAFBlock(c, time_width) for _ in range(blocks))
+
+        widths = [width * 2**i for i in range(len(encoder) + 1)]
+        self.encoders = nn.ModuleList(stage(n, c) for n, c in zip(encoder, widths, strict=False))
+        self.downs = nn.ModuleList(nn.Conv2d(c, 2 * c, 2, 2) for c in widths[:-1])
+        self.middle_blks = stage(middle, widths[-1])
+        self.ups = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c, 2 * c, 1, bias=False), nn.PixelShuffle(2)) for c in widths[:0:-1]
+        )
+        self.decoders = nn.ModuleList(stage(n, c) for n, c in zip(decoder, widths[-2::-1], strict=True))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _blocks(self) -> list[NAFBlock]:
+        """All blocks in the order in which a picture passes them."""
+        return [block for stage in (*self.encoders, self.middle_blks, *self.decoders) for block in stage]
+
+    def embed(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b modulations"]:
+        """Everything that depends on the time alone; sampling computes it once for all steps."""
+        time = self.time_mlp(t)
+        return torch.cat([block.mlp(time) for block in self._blocks()], dim=1)
+
+    def forward(
+        self,
+        x_t: Float[Tensor, "b c h w"],
+        mu: Float[Tensor, "b c h w"],
+        t: Float[Tensor, " b"],
+        embedding: Float[Tensor, "b modulations"] | None = None,
+    ) -> Float[Tensor, "b c h w"]:
+        """What the network predicts at integer training time t, or given `embedding = embed(t)`."""
+        embedding = self.embed(t) if embedding is None else embedding
+        sizes = [4 * block.beta.numel() for block in self._blocks()]
+        modulations = iter(torch.split(embedding[:, :, None, None], sizes, dim=1))
+        height, width = x_t.shape[-2:]
+        x = pad_to_multiple(torch.cat([x_t - mu, mu], dim=1), self.multiple)
+        x = intro = self.intro(x.contiguous(memory_format=torch.channels_last))
+        skips = []
+        for stage, down in zip(self.encoders, self.downs, strict=True):
+            x = stage(x, modulations)
+            skips.append(x)
+            x = down(x)
+        x = self.middle_blks(x, modulations)
+        for up, stage in zip(self.ups, self.decoders, strict=True):
+            x = stage(up(x) + skips.pop(), modulations)
+        x = self.ending(x + intro if self.long_skip else x)
+        return x[..., :height, :width]

@@ -1,0 +1,238 @@
+"""A recipe describes a model and how it is made: typed, frozen, YAML in and YAML out.
+
+The tables here are the only place where a name stands for code. A task is a recipe, never code.
+"""
+
+import difflib
+import inspect
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+import torch
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, create_model
+from torch import nn
+
+from refusion import codec
+from refusion import nn as networks
+from refusion.data import Augment
+from refusion.errors import RecipeError
+from refusion.objective import Compare
+from refusion.prediction import PREDICTIONS
+from refusion.restorer import Restorer, Sampling
+from refusion.schedule import RATES, make_alphas
+from refusion.sde import MeanRevertingSDE
+
+NETWORKS = {"ConditionalNAFNet": networks.ConditionalNAFNet}
+CODECS = {"Pixels": codec.Pixels, "Pyramid": codec.Pyramid}
+LARGEST = 65536
+"""No size in a network or codec is larger; it keeps a forged file from building one without end."""
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _settings_of(cls: type[nn.Module]) -> type[_Settings]:
+    """The arguments of a class as settings; `channels` follows from the codec and is not among them."""
+    fields: dict[str, Any] = {"name": (Literal[cls.__name__], ...)}
+    for name, parameter in inspect.signature(cls.__init__).parameters.items():
+        if name not in ("self", "channels"):
+            kind = tuple[int, ...] if parameter.annotation == Sequence[int] else parameter.annotation
+            fields[name] = (kind, parameter.default)
+    return create_model(cls.__name__, __base__=_Settings, **fields)
+
+
+def _one_of(table: Mapping[str, type[nn.Module]]) -> Any:
+    """Settings of one class of a table, chosen by `name`."""
+    return Annotated[
+        Union[tuple(_settings_of(cls) for cls in table.values())],  # noqa: UP007  # made from a table
+        Field(discriminator="name"),
+    ]
+
+
+def _fraction(value: object) -> object:
+    return float(Fraction(value)) if isinstance(value, str) and "/" in value else value
+
+
+class Process(_Settings):
+    """The mean-reverting SDE.
+
+    Noise level: lambda in units of the image range [0, 1]; may be written as a fraction, 50/255.
+    """
+
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    steps: PositiveInt = 100
+    delta: float = 0.005
+    noise_level: Annotated[float, BeforeValidator(_fraction)]
+
+    def build(self) -> MeanRevertingSDE:
+        with torch.device("cpu"):  # tables are numbers also where networks are built without memory
+            rates = RATES[self.schedule](torch.arange(self.steps + 1, dtype=torch.float64))
+            return MeanRevertingSDE(make_alphas(rates, self.delta), self.noise_level)
+
+
+class Data(_Settings):
+    """Where pairs are and how samples are drawn from them.
+
+    Args:
+        folder: holds train/ and val/, each with lq/ and gt/.
+        scenes: folders of clean pictures on which degradations are borrowed, see `Augment`.
+        patch: height and width of a training sample, in pixels of the picture.
+        augment: see `refusion.data.Augment`.
+    """
+
+    folder: str = ""
+    scenes: tuple[str, ...] = ()
+    patch: tuple[PositiveInt, PositiveInt] = (256, 256)
+    augment: Augment = Augment()
+
+
+class Training(_Settings):
+    """The loop.
+
+    Args:
+        compare: what the loss compares, see `refusion.objective`.
+        terminal: probability that a sample is trained at t = T instead of a uniform t; the first
+            step of sampling is always taken there.
+        steps: optimizer steps.
+        batch: samples per process and step.
+        accumulate: batches per optimizer step.
+        optimizer: with `learning_rate`, `betas` and `weight_decay`.
+        decay: of the learning rate, after `warmup` steps of linear rise: "cosine" down to
+            `final_learning_rate`; "multistep" times `factor` at each of `milestones` (fractions of
+            the run); "constant".
+        clip: largest norm of the gradient.
+        ema: decay of the averaged weights, which are validated and released.
+        precision: "32", or "bf16" for mixed precision.
+        validate_every: optimizer steps between validations.
+        save_every: optimizer steps between checkpoints to resume from.
+        keep: how many of the best checkpoints are kept.
+        collapse: fall of the validation PSNR in dB below its best that rolls the run back to it.
+        workers: processes that read pictures.
+        seed: of the order of the data, the augmentation, the times and the noise.
+    """
+
+    compare: Compare = "output"
+    terminal: Annotated[float, Field(ge=0, le=1)] = 0.0
+    steps: PositiveInt = 100_000
+    batch: PositiveInt = 8
+    accumulate: PositiveInt = 1
+    optimizer: Literal["adam", "adamw", "lion"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    decay: Literal["cosine", "multistep", "constant"] = "cosine"
+    warmup: Annotated[int, Field(ge=0)] = 0
+    final_learning_rate: Annotated[float, Field(ge=0)] = 1e-7
+    milestones: tuple[float, ...] = (0.3, 0.6, 0.85)
+    factor: float = 0.5
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.995
+    precision: Literal["32", "bf16"] = "32"
+    validate_every: PositiveInt = 1000
+    save_every: PositiveInt = 500
+    keep: PositiveInt = 2
+    collapse: Annotated[float, Field(gt=0)] = 3.0
+    workers: Annotated[int, Field(ge=0)] = 1
+    seed: int = 0
+
+
+class Recipe(_Settings):
+    """Everything about a model. `task` is a word for people."""
+
+    task: str
+    network: _one_of(NETWORKS)  # type: ignore[valid-type]
+    codec: _one_of(CODECS)  # type: ignore[valid-type]
+    process: Process
+    prediction: Literal["noise", "clean", "velocity", "reverse-step"]
+    sampling: Sampling = Sampling()
+    data: Data = Data()
+    training: Training = Training()
+
+    def build(self) -> Restorer:
+        """A restorer with fresh weights.
+
+        Raises:
+            RecipeError: a value is refused by what it is for.
+        """
+        try:
+            made_codec = _build(CODECS, self.codec)
+            network = _build(NETWORKS, self.network, channels=made_codec.channels)
+            sde = self.process.build()
+            if self.sampling.steps > sde.steps:
+                raise ValueError(f"sampling.steps is {self.sampling.steps} and process.steps {sde.steps}")
+        except ValueError as error:
+            raise RecipeError(f"{self.task}: {error}") from error
+        return Restorer(network, made_codec, sde, PREDICTIONS[self.prediction], self.sampling)
+
+    def to_yaml(self) -> str:
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return text
+
+
+def _build(table: Mapping[str, Any], settings: BaseModel, **derived: Any) -> Any:
+    values = settings.model_dump(exclude={"name"})
+    flat = [n for v in values.values() for n in (v if isinstance(v, tuple) else (v,))]
+    if any(n > LARGEST for n in flat):
+        raise ValueError(f"a size of {max(flat)} is above {LARGEST}")
+    return table[settings.model_dump()["name"]](**values, **derived)
+
+
+def parse(values: Mapping[str, Any], source: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """A recipe from nested values, some of them overridden by dotted name as "training.steps".
+
+    Raises:
+        RecipeError: naming `source`, the key or value, and what was expected.
+    """
+    merged: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    for name, value in (overrides or {}).items():
+        *parents, last = name.split(".")
+        level = merged
+        for parent in parents:
+            level[parent] = dict(level[parent]) if isinstance(level.get(parent), Mapping) else {}
+            level = level[parent]
+        level[last] = value
+    try:
+        return Recipe.model_validate(merged)
+    except ValidationError as error:
+        raise RecipeError(f"{source}: " + "; ".join(map(_explain, error.errors()))) from None
+
+
+def _explain(error: Any) -> str:
+    """One clause for one error of pydantic: the key, what was given and what was expected."""
+    path = [str(part) for part in error["loc"] if part not in NETWORKS and part not in CODECS]
+    key = ".".join(path)
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        near = difflib.get_close_matches(path[-1], _all_keys(), 1)
+        return f"unknown key {key}" + (f", did you mean {near[0]}?" if near else "")
+    if error["type"] == "missing":
+        return f"{key} is missing"
+    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "it should be")
+    return f"{key} is {error['input']!r}: {message}" if key else message
+
+
+def _all_keys() -> set[str]:
+    """Every key at any level, for suggestions."""
+    keys = {key for settings in _Settings.__subclasses__() for key in settings.model_fields}
+    return keys | Augment.__dataclass_fields__.keys() | Sampling.__dataclass_fields__.keys()
+
+
+def load_yaml(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file; overrides are "training.steps=100", with values in YAML.
+
+    Raises:
+        RecipeError: the file is missing or no YAML mapping, or see `parse`.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror or error}; give a recipe file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: no recipe, which is a mapping with task, network, codec, process ...")
+    changes = dict(item.split("=", 1) for item in overrides)
+    return parse(values, str(path), {key: yaml.safe_load(value) for key, value in changes.items()})

@@ -1,0 +1,168 @@
+"""A picture enters, becomes (mu, features) in a codec, walks T ... 0 through a sampler, and leaves."""
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from refusion.codec import Codec
+from refusion.image import Image, from_array
+from refusion.prediction import Prediction
+from refusion.sampling import Rule, euler_maruyama, exponential, posterior, sample
+from refusion.schedule import timesteps
+from refusion.sde import Batch, Draw, MeanRevertingSDE
+
+SAMPLERS: Mapping[str, Callable[[float], Rule]] = {
+    "posterior": posterior,
+    "ode-1": lambda eta: exponential(1),
+    "ode-2": lambda eta: exponential(2),
+    "ode-3": lambda eta: exponential(3),
+    "sde-1": lambda eta: exponential(1, stochastic=True),
+    "sde-2": lambda eta: exponential(2, stochastic=True),
+    "sde-3": lambda eta: exponential(3, stochastic=True),
+    "euler-maruyama": lambda eta: euler_maruyama(),
+    "euler-ode": lambda eta: euler_maruyama(stochastic=False),
+}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to walk. A recipe holds the defaults; every call may replace some.
+
+    Args:
+        steps: calls of the network, 1 ... T.
+        sampler: a name in `SAMPLERS`, or a `Rule`.
+        eta: 0 (deterministic) ... 1 (posterior); only "posterior" has this dial.
+        seed: of all noise.
+
+    Raises:
+        ValueError: an unknown name, steps below 1, eta outside [0, 1] or given to another sampler.
+    """
+
+    steps: int = 5
+    sampler: str | Rule = "posterior"
+    eta: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.sampler, str) and self.sampler not in SAMPLERS:
+            near = difflib.get_close_matches(self.sampler, SAMPLERS, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ValueError(f"unknown sampler {self.sampler!r}: {hint}There are {', '.join(SAMPLERS)}")
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}: give at least 1")
+        if not 0 <= self.eta <= 1 or (self.eta != 1 and self.sampler != "posterior"):
+            raise ValueError(f"eta is {self.eta}: give 0 to 1, and with the sampler 'posterior' only")
+
+    @property
+    def rule(self) -> Rule:
+        return SAMPLERS[self.sampler](self.eta) if isinstance(self.sampler, str) else self.sampler
+
+
+class Network(Protocol):
+    """What the restorer asks of a network; `ConditionalNAFNet` says what each part is."""
+
+    def embed(self, t: Tensor) -> Tensor: ...
+
+    def __call__(self, x_t: Batch, mu: Batch, t: Tensor, embedding: Tensor | None = None) -> Batch: ...
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Several restorations of one picture.
+
+    `deviation` is the standard deviation over the samples at each pixel, averaged over the colours.
+    """
+
+    pictures: Sequence[Image]
+    mean: Image
+    deviation: Float[np.ndarray, "h w"]
+
+
+@dataclass(frozen=True, eq=False)
+class Restorer:
+    """Calling it restores a picture. `options` everywhere are fields of `Sampling`.
+
+    Args:
+        network: predicts from (x_t, mu, t); a module on the device that does the work.
+        codec: between pictures and states.
+        sde: the process the network was trained on.
+        prediction: what the network's output means.
+        sampling: the defaults of `options`.
+    """
+
+    network: nn.Module
+    codec: Codec
+    sde: MeanRevertingSDE
+    prediction: Prediction
+    sampling: Sampling = Sampling()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def to(self, device: str | torch.device) -> "Restorer":
+        return replace(self, network=self.network.to(device), codec=self.codec.to(device))
+
+    def __call__(self, image: object, **options: Any) -> Image:
+        """Restore one picture: an `Image`, an array or a PIL picture, as `from_array` takes them."""
+        *_, last = self.trajectory(image, **options)
+        return last
+
+    def samples(self, image: object, count: int, **options: Any) -> Samples:
+        """Restore `count` times with the seeds seed, seed + 1, ...
+
+        Raises:
+            ValueError: fewer than two samples have no deviation.
+        """
+        if count < 2:
+            raise ValueError(f"count is {count}: a deviation needs at least 2 samples")
+        seed = replace(self.sampling, **options).seed
+        pictures = [self(image, **{**options, "seed": seed + i}) for i in range(count)]
+        stack = np.stack([picture.pixels for picture in pictures])
+        mean = pictures[0].with_pixels(stack.mean(0))
+        return Samples(pictures, mean, stack.std(0, ddof=1).mean(-1))
+
+    def trajectory(self, image: object, **options: Any) -> Iterator[Image]:
+        """The picture after every step; the last one is the restoration."""
+        source = from_array(image)
+        lq = torch.from_numpy(source.pixels).permute(2, 0, 1)[None]
+        for picture in self.walk(lq.to(self.device), **options):
+            yield source.with_pixels(picture[0].permute(1, 2, 0).cpu().numpy())
+
+    @torch.inference_mode()
+    def walk(self, lq: Float[Tensor, "b 3 h w"], **options: Any) -> Iterator[Float[Tensor, "b 3 h w"]]:
+        """The batch after every step, in [0, 1]. Pictures of a batch share the seed's noise field,
+        so that the result of each does not depend on its company."""
+        settings = replace(self.sampling, **options)
+        mu, features, size = self.codec.encode(lq)
+        times = timesteps(self.sde.steps, settings.steps)
+        draw = noise_source(mu, settings.seed)
+        start = self.sde.prior(mu, draw())
+        denoise = self._denoiser(mu, times)
+        for state in sample(denoise, self.sde, start, mu, times, settings.rule, draw):
+            yield self.codec.decode(state.x, features, size).clamp(0, 1)
+
+    def _denoiser(self, mu: Batch, times: Sequence[int]) -> Callable[[Batch, int], Batch]:
+        network: Network = self.network  # type: ignore[assignment]  # nn.Module's call is untyped
+        at = torch.tensor(times[:-1], dtype=torch.float32, device=mu.device)
+        embeddings = dict(zip(times, torch.split(network.embed(at), 1), strict=False))
+
+        def denoise(x_t: Batch, t: int) -> Batch:
+            batch_t = torch.full((len(x_t),), float(t), device=x_t.device)
+            output = network(x_t, mu, batch_t, embeddings[t].expand(len(x_t), -1))
+            x0 = self.prediction.clean(output, self.sde, x_t, mu, t)
+            return x0.clamp(*self.codec.bounds) if self.codec.bounds else x0
+
+        return denoise
+
+
+def noise_source(like: Batch, seed: int) -> Draw:
+    """Unit normal fields like one picture of `like`, the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda: torch.randn(like.shape[1:], generator=generator).to(like).expand(like.shape)

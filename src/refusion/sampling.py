@@ -1,0 +1,146 @@
+"""The reverse process as a generator of states.
+
+`sample` walks falling training times and asks `denoise` once per step; a rule turns the answer into
+the next state. A rule is any function of a `Step`, so one's own is as good as these.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+from refusion.sde import Batch, Draw, MeanRevertingSDE
+
+Denoise = Callable[[Batch, int], Batch]
+"""(x_t, t) -> an estimate of x0."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """All that a rule may look at to go from the state x at time t to time r < t."""
+
+    sde: MeanRevertingSDE
+    mu: Batch
+    x: Batch
+    t: int
+    r: int
+    past: Sequence[tuple[int, Batch]]
+    """The last three times visited and what `denoise` said there, latest first; past[0] is t's."""
+    draw: Draw
+
+    @property
+    def x0(self) -> Batch:
+        return self.past[0][1]
+
+    @property
+    def noise(self) -> Batch:
+        """The noise that x0 implies for x."""
+        return self.sde.noise_from_clean(self.x, self.x0, self.mu, self.t)
+
+
+@dataclass(frozen=True)
+class State:
+    """The state x at time t, and the estimate of x0 that led there."""
+
+    t: int
+    x: Batch
+    x0: Batch
+
+
+Rule = Callable[[Step], Batch]
+
+
+def sample(
+    denoise: Denoise,
+    sde: MeanRevertingSDE,
+    x: Batch,
+    mu: Batch,
+    times: Sequence[int],
+    rule: Rule,
+    draw: Draw,
+) -> Iterator[State]:
+    """Walk from x at times[0], usually `sde.prior(mu, draw())` at T, down to times[-1], usually 0."""
+    past: list[tuple[int, Batch]] = []
+    for t, r in pairwise(times):
+        past = [(t, denoise(x, t)), *past[:2]]
+        x = rule(Step(sde, mu, x, t, r, past, draw))
+        yield State(r, x, past[0][1])
+
+
+def posterior(eta: float = 1.0) -> Rule:
+    """Ancestral sampling with a dial: eta = 1 draws from p(x_r | x_t, x0), eta = 0 is DDIM.
+
+    y_r = alpha_r y_0 + sqrt(s_r^2 - rho^2) eps + rho z, where rho is eta times the posterior's
+    deviation (Song et al., arXiv 2010.02502, equation 12, of the residual). Ends with x0, no noise.
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta}: give a number from 0 (deterministic) to 1 (posterior)")
+
+    def rule(step: Step) -> Batch:
+        if step.r == 0:
+            return step.x0
+        sde, mu, r = step.sde, step.mu, step.r
+        rho = eta * sde.posterior(step.t, r, mu)[2]
+        y = sde.alpha(r, mu) * (step.x0 - mu) + torch.sqrt(sde.std(r, mu) ** 2 - rho**2) * step.noise
+        return mu + (y + rho * step.draw() if eta else y)
+
+    return rule
+
+
+def exponential(order: int = 2, stochastic: bool = False) -> Rule:
+    """Multistep exponential integrators on data prediction, exact in Lambda = log(alpha / s).
+
+    DPM-Solver++ (Lu et al., arXiv 2211.01095) and its SDE form (MaRS, arXiv 2502.07856) of the
+    residual: the polynomial through the last `order` estimates of y_0 is integrated exactly.
+    Order 1 is DDIM; the stochastic order 1 is the posterior. Ends with x0 and no noise.
+    """
+    if order not in (1, 2, 3):
+        raise ValueError(f"order is {order}: give 1, 2 or 3")
+    speed = 2 if stochastic else 1
+
+    def rule(step: Step) -> Batch:
+        if step.r == 0:
+            return step.x0
+        alpha, s = step.sde.alphas, step.sde.stds
+        snr = torch.log(alpha / s).tolist()
+        h = snr[step.r] - snr[step.t]
+        # i_k: the integral of speed exp(speed (tau - h)) tau^k over tau = 0 ... h
+        i0 = -math.expm1(-speed * h)
+        i1 = h - i0 / speed
+        i2 = h**2 - 2 * i1 / speed
+        q = [x0 - step.mu for _, x0 in step.past[:order]]
+        gaps = [snr[t] - snr[earlier] for (t, _), (earlier, _) in pairwise(step.past[:order])]
+        slopes = [(a - b) / gap for (a, b), gap in zip(pairwise(q), gaps, strict=True)]
+        y_0 = i0 * q[0]
+        if len(slopes) > 0:
+            y_0 = y_0 + i1 * slopes[0]
+        if len(slopes) > 1:
+            y_0 = y_0 + (i2 + gaps[0] * i1) * (slopes[0] - slopes[1]) / sum(gaps)
+        keep = float(s[step.r] / s[step.t]) * math.exp(-(speed - 1) * h)
+        y = keep * (step.x - step.mu) + float(alpha[step.r]) * y_0
+        if stochastic:
+            y = y + float(s[step.r]) * math.sqrt(-math.expm1(-2 * h)) * step.draw()
+        return step.mu + y
+
+    return rule
+
+
+def euler_maruyama(stochastic: bool = True) -> Rule:
+    """The papers' own sampler (IR-SDE, equation 12), or their probability-flow ODE's Euler step.
+
+    The former adds noise on its last step too, so even a perfect network leaves noise in the
+    picture. A step over several training times uses the rate accumulated over them.
+    """
+
+    def rule(step: Step) -> Batch:
+        sde, mu = step.sde, step.mu
+        rate = sde.rate(step.t, step.r, mu)
+        variance = 2 * sde.noise_level**2 * rate
+        score = -step.noise / sde.std(step.t, mu)
+        if not stochastic:
+            return step.x + rate * (step.x - mu) + variance / 2 * score
+        return step.x + rate * (step.x - mu) + variance * score - torch.sqrt(variance) * step.draw()
+
+    return rule

@@ -1,0 +1,56 @@
+"""One decreasing table alpha_0 = 1 ... alpha_T = delta is the whole schedule.
+
+The literature's tables follow from it: theta_t dt = log(alpha_{t-1} / alpha_t) and
+thetabar_t dt = -log(alpha_t). Everything here is float64; `sde` rounds it where it is used.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+Table = Float64[Tensor, " times"]
+"""One value for each training time t = 0 ... T."""
+
+
+def _cosine(t: Table) -> Table:
+    f = torch.cos((t / (len(t) + 1) + 0.008) / 1.008 * math.pi / 2) ** 2
+    f_next = torch.cos(((t + 1) / (len(t) + 1) + 0.008) / 1.008 * math.pi / 2) ** 2
+    return 1 - f_next / f[0]
+
+
+RATES: dict[str, Callable[[Table], Table]] = {
+    "constant": torch.ones_like,
+    "linear": lambda t: 1000 / len(t) * torch.linspace(1e-4, 0.02, len(t), dtype=t.dtype),
+    "cosine": _cosine,
+}
+"""theta_t of each named schedule. Cosine rises from 0 to 1: it is not the one of DDPM."""
+
+
+def make_alphas(rates: Table, delta: float = 0.005) -> Table:
+    """alpha_t = exp(-thetabar_t dt), scaled so that alpha_T = delta (IR-SDE, equation 5).
+
+    Args:
+        rates: theta_0 ... theta_T; theta_0 moves nothing, since alpha_0 = 1.
+        delta: what is left of the clean image's residual at t = T, between 0 and 1.
+
+    Raises:
+        ValueError: delta is outside (0, 1), or there is no step at all.
+    """
+    if not 0 < delta < 1 or len(rates) < 2:
+        raise ValueError(f"delta {delta} and {len(rates) - 1} steps: give 0 < delta < 1, one step or more")
+    integral = rates.cumsum(0) - rates[0]
+    return torch.exp(math.log(delta) * integral / integral[-1])
+
+
+def timesteps(total: int, steps: int) -> list[int]:
+    """`steps` + 1 training times from `total` down to 0, evenly spaced: what a sampler walks.
+
+    Raises:
+        ValueError: fewer than 1 or more than `total` steps; a network knows its training times only.
+    """
+    if not 1 <= steps <= total:
+        raise ValueError(f"steps is {steps}: this model was trained with {total}, give 1 to {total}")
+    return [round(total * (steps - i) / steps) for i in range(steps + 1)]

@@ -1,0 +1,309 @@
+"""Training: Lightning runs the loop, and everything random is a function of (seed, sample number).
+
+So a run that was killed goes on from its last checkpoint to the same bits as one that was not.
+"""
+
+import copy
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+
+from refusion import checkpoint
+from refusion.data import Pair, StepBatches, TrainingSamples, find_pairs, stems
+from refusion.errors import RecipeError
+from refusion.evaluate import evaluate
+from refusion.image import write
+from refusion.objective import diffusion_loss
+from refusion.recipe import Recipe, Training, load_yaml
+from refusion.restorer import Restorer
+
+LAST, RECIPE, MODEL = "last.ckpt", "recipe.yaml", "model.safetensors"
+PICTURES = 4
+"""Validation pictures kept for looking at, of each validation."""
+
+
+class Diffusion(lightning.LightningModule):
+    """A network in training beside its moving average, which is what is validated and released.
+
+    Args:
+        recipe: all settings.
+        out: the run's folder.
+        start: a model whose weights to begin with, instead of fresh ones from the recipe's seed.
+        first_step: the step that the run resumes at.
+    """
+
+    def __init__(self, recipe: Recipe, out: Path, start: Restorer | None = None, first_step: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(recipe.training.seed)
+        built = recipe.build()
+        self.recipe, self.out, self.first_step = recipe, out, first_step
+        self.network = built.network
+        if start is not None:
+            self.network.load_state_dict(start.network.state_dict())
+        self.codec = built.codec
+        self.ema = copy.deepcopy(self.network).requires_grad_(False)
+        self.restorer = replace(built, network=self.ema)
+        self.pairs: list[Pair] = []
+        self.scores: list[float] = []
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        data, training = self.recipe.data, self.recipe.training
+        scenes = [path for folder in data.scenes for path in stems(Path(folder)).values()]
+        pairs = find_pairs(Path(data.folder) / "train")
+        samples = TrainingSamples(pairs, data.patch, data.augment, training.seed, scenes)
+        batches = StepBatches(
+            self.first_step * training.accumulate,
+            training.steps * training.accumulate,
+            training.batch,
+            self.trainer.global_rank,
+            self.trainer.world_size,
+        )
+        # A forked worker would hang in libvips, which the parent has used already.
+        context = "spawn" if training.workers else None
+        return DataLoader(
+            samples, batch_sampler=batches, num_workers=training.workers, multiprocessing_context=context
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Numbers of pairs, every process its share."""
+        self.pairs = find_pairs(Path(self.recipe.data.folder) / "val")
+        return DataLoader(range(self.trainer.global_rank, len(self.pairs), self.trainer.world_size))  # type: ignore[arg-type]
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+        lq, gt, numbers = batch
+        training, sde = self.recipe.training, self.restorer.sde
+        mu, x0 = self.codec.encode(lq).mu, self.codec.encode(gt).mu
+        generator = torch.Generator(self.device).manual_seed(_seed(training.seed, int(numbers[0])))
+        draw: dict[str, Any] = {"generator": generator, "device": self.device}
+        t = torch.randint(1, sde.steps + 1, (len(mu),), **draw)
+        t = torch.where(torch.rand(len(mu), **draw) < training.terminal, sde.steps, t)
+        noise = torch.randn(mu.shape, **draw)
+        loss = diffusion_loss(self.network, sde, self.restorer.prediction, x0, mu, t, noise, training.compare)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip the gradient; drop one that is not finite."""
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.training.clip)
+        if not bool(norm.isfinite()):
+            for parameter in self.network.parameters():
+                parameter.grad = None
+        self.log("train/gradient_norm", norm)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        decay = min(self.recipe.training.ema, (1 + self.global_step) / (10 + self.global_step))
+        with torch.no_grad():
+            for average, now in zip(self.ema.parameters(), self.network.parameters(), strict=True):
+                average.lerp_(now, 1 - decay)
+
+    def configure_optimizers(self) -> Any:
+        training = self.recipe.training
+        optimizer = make_optimizer(training, self.network)
+        schedule = LambdaLR(optimizer, lambda step: rate_factor(training, step))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def validation_step(self, number: Tensor, batch_idx: int) -> None:
+        pair = self.pairs[int(number)]
+        for row in evaluate(self.restorer, [pair]):
+            self.scores.append(row.output.psnr)
+            if self.trainer.is_global_zero and batch_idx < PICTURES:
+                lq, gt = pair.read()
+                side_by_side = np.concatenate([z.pixels for z in (lq, row.restored, gt)], axis=1)
+                folder = self.out / "pictures"
+                folder.mkdir(exist_ok=True)
+                strip = replace(lq, pixels=side_by_side, alpha=None)
+                write(strip, folder / f"{row.name}-{self.global_step}.jpg")
+                board = self.loggers[0].experiment  # type: ignore[attr-defined]
+                board.add_image(row.name, side_by_side, self.global_step, dataformats="HWC")
+
+    def on_validation_epoch_end(self) -> None:
+        sums = torch.tensor([sum(self.scores), len(self.scores)], device=self.device)
+        self.scores.clear()
+        total, count = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+        psnr = total / count
+        self.log("val/psnr", psnr, prog_bar=True)
+        keeper = self.trainer.checkpoint_callback
+        assert isinstance(keeper, ModelCheckpoint)
+        best = -math.inf if keeper.best_model_score is None else float(keeper.best_model_score)
+        if psnr > best and self.trainer.is_global_zero:
+            card = checkpoint.Card(metrics={"val_psnr": psnr, "step": self.global_step})
+            checkpoint.save(self.out / MODEL, self.restorer, self.recipe, card)
+        if not psnr > best - self.recipe.training.collapse:
+            self._roll_back(keeper.best_model_path, psnr, best)
+
+    def _roll_back(self, path: str, psnr: float, best: float) -> None:
+        """Weights, average and optimizer as they were at the best validation; the data goes on."""
+        warnings.warn(
+            f"validation fell from {best:.2f} to {psnr:.2f} dB at step {self.global_step}: "
+            f"going on from {Path(path).name}",
+            stacklevel=2,
+        )
+        saved = torch.load(path, weights_only=True, map_location=self.device)
+        self.load_state_dict(saved["state_dict"])
+        self.trainer.optimizers[0].load_state_dict(saved["optimizer_states"][0])
+
+
+def make_optimizer(training: Training, network: nn.Module) -> Optimizer:
+    values: dict[str, Any] = {
+        "lr": training.learning_rate,
+        "betas": training.betas,
+        "weight_decay": training.weight_decay,
+    }
+    if training.optimizer == "lion":
+        from pytorch_optimizer import Lion
+
+        return Lion(network.parameters(), **values)
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return kinds[training.optimizer](network.parameters(), **values)
+
+
+def rate_factor(training: Training, step: int) -> float:
+    """The learning rate at a step, as a factor of `learning_rate`."""
+    if step < training.warmup:
+        return (step + 1) / training.warmup
+    progress = (step - training.warmup) / max(1, training.steps - training.warmup)
+    if training.decay == "cosine":
+        floor = training.final_learning_rate / training.learning_rate
+        return floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+    if training.decay == "multistep":
+        return training.factor ** sum(step >= m * training.steps for m in training.milestones)
+    return 1.0
+
+
+class AtomicIO(TorchCheckpointIO):
+    """A checkpoint is on the disk whole or not at all."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_suffix(".partial")
+        with partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+
+
+def train(
+    recipe: Recipe, out: Path, start: Restorer | None = None, devices: int | str = "auto", nodes: int = 1
+) -> Path:
+    """Run a recipe to its end, going on where an earlier call in the same folder stopped.
+
+    Args:
+        out: the run's folder: last.ckpt, the best checkpoints, logs, pictures and model.safetensors.
+        start: fine-tune this model.
+        devices: processes on each of `nodes` machines; "auto" takes all accelerators, or one CPU.
+
+    Returns:
+        The released model's file.
+
+    Raises:
+        RecipeError: `out` holds a run of another recipe.
+        DataError: the pairs are not in order.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(out, recipe)
+    last = out / LAST
+    first_step = 0
+    if last.exists():
+        first_step = int(torch.load(last, weights_only=True, mmap=True)["global_step"])
+    training = recipe.training
+    module = Diffusion(recipe, out, start, first_step)
+    if devices == "auto" and checkpoint.best_device().type == "cpu":
+        devices = 1
+    _quiet()
+    trainer = lightning.Trainer(
+        max_steps=training.steps,
+        max_epochs=-1,
+        devices=devices,
+        num_nodes=nodes,
+        strategy="auto" if devices in (1, "1") and nodes == 1 else "ddp",
+        precision="bf16-mixed" if training.precision == "bf16" else "32-true",
+        accumulate_grad_batches=training.accumulate,
+        val_check_interval=min(training.validate_every, training.steps) * training.accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        log_every_n_steps=10,
+        enable_model_summary=False,
+        logger=[
+            TensorBoardLogger(out, name="log", version="tensorboard"),
+            CSVLogger(out, name="log", version=f"from-step-{first_step}"),
+        ],
+        callbacks=[
+            ModelCheckpoint(
+                out,
+                "best-{step}",
+                monitor="val/psnr",
+                mode="max",
+                save_top_k=training.keep,
+                save_on_train_epoch_end=False,
+            ),
+            ModelCheckpoint(
+                out, Path(LAST).stem, every_n_train_steps=training.save_every, enable_version_counter=False
+            ),
+            LearningRateMonitor("step"),
+            TQDMProgressBar(refresh_rate=10),
+        ],
+        plugins=[AtomicIO()],
+        default_root_dir=out,
+    )
+    if trainer.is_global_zero:
+        effective = training.batch * training.accumulate * trainer.world_size
+        print(f"{out}: step {first_step} of {training.steps}, {effective} samples a step")
+    trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
+    trainer.save_checkpoint(last)
+    return out / MODEL
+
+
+def _seed(seed: int, number: int) -> int:
+    """One seed from two numbers, the same in every process and version of Python."""
+    return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _claim(out: Path, recipe: Recipe) -> None:
+    """Note the recipe in the run's folder, or see that the one there is the same."""
+    note = out / RECIPE
+    if not note.exists():
+        note.write_text(recipe.to_yaml(), encoding="utf-8")
+        return
+    earlier, now = (dict(_flat(r.model_dump())) for r in (load_yaml(note), recipe))
+    changed = [f"{k} {earlier.get(k)} -> {now.get(k)}" for k in now if earlier.get(k) != now.get(k)]
+    if changed:
+        raise RecipeError(f"{out} holds a run with other values ({'; '.join(changed)}): give another folder")
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _quiet() -> None:
+    """Leave out Lightning's advice on workers, loggers and hardware."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for advice in (
+        ".*does not have many workers.*",
+        ".*exists and is not empty.*",
+        ".*`isinstance.treespec.*",
+    ):
+        warnings.filterwarnings("ignore", advice)

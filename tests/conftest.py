@@ -1,0 +1,66 @@
+"""What all tests share: checked shapes, repeatable randomness, golden numbers."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from hypothesis import settings
+from jaxtyping import install_import_hook
+from safetensors.torch import load_file
+from torch import Tensor
+
+# Before anything imports refusion: every shape and type in its signatures is checked from here on.
+# An int is a float, as for a type checker.
+install_import_hook(
+    "refusion", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
+
+if TYPE_CHECKING:
+    from refusion.sde import MeanRevertingSDE
+
+GOLDEN = Path(__file__).parent / "golden"
+
+torch.set_num_threads(1)  # small tensors: threads would only wait for each other
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, database=None, max_examples=40
+)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def golden_folder() -> Path:
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, Tensor]:
+    """Numbers of the published SDE; golden/README.md names them."""
+    return load_file(GOLDEN / "sde_T100.safetensors")
+
+
+@pytest.fixture(scope="session")
+def make_sde() -> "Callable[..., MeanRevertingSDE]":
+    """A process of a named schedule, with the published settings unless told otherwise."""
+    from refusion.schedule import RATES, make_alphas
+    from refusion.sde import MeanRevertingSDE
+
+    def make(
+        rates: str = "cosine", total: int = 100, noise_level: float = 50 / 255, delta: float = 0.005
+    ) -> "MeanRevertingSDE":
+        times = torch.arange(total + 1, dtype=torch.float64)
+        return MeanRevertingSDE(make_alphas(RATES[rates](times), delta), noise_level)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def sde(make_sde: "Callable[..., MeanRevertingSDE]") -> "MeanRevertingSDE":
+    """The published process: cosine, T = 100, lambda = 50/255, delta = 0.005."""
+    return make_sde()

@@ -1,0 +1,206 @@
+"""The network of Refusion: what it must leave unchanged, then the published network's numbers."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from refusion.nn.nafnet import ConditionalNAFNet, NAFBlock
+
+SMALL: dict[str, Any] = {"width": 8, "encoder": [1, 1], "middle": 1, "decoder": [1, 1]}
+
+
+@pytest.fixture(scope="module")
+def published(golden_folder: Path) -> dict[str, Any]:
+    saved: dict[str, Any] = torch.load(golden_folder / "naf_small.pt", weights_only=True)
+    return saved
+
+
+@pytest.fixture(scope="module")
+def make_network(published: dict[str, Any]) -> Callable[..., ConditionalNAFNet]:
+    """The small network with the published random weights, in which every part is alive."""
+
+    def make(**changes: bool) -> ConditionalNAFNet:
+        network = ConditionalNAFNet(**SMALL, **changes)
+        network.load_state_dict(published["state_dict"], strict=True)
+        return network.requires_grad_(False)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def network(make_network: Callable[..., ConditionalNAFNet]) -> ConditionalNAFNet:
+    return make_network()
+
+
+def inputs(batch: int = 2, height: int = 8, width: int = 12) -> tuple[Tensor, Tensor, Tensor]:
+    x_t, mu = torch.rand(2, batch, 3, height, width)
+    return x_t, mu, torch.randint(1, 101, (batch,)).float()
+
+
+# Laws
+
+
+def test_a_fresh_block_is_the_identity() -> None:
+    block = NAFBlock(6, 16)
+    x, modulation = torch.randn(2, 6, 5, 7), torch.randn(2, 24, 1, 1)
+    assert torch.equal(block(x, modulation), x)
+    torch.nn.init.ones_(block.beta)
+    assert not torch.equal(block(x, modulation), x)
+
+
+def test_a_fresh_network_does_not_know_the_time_yet() -> None:
+    fresh, (x_t, mu, t) = ConditionalNAFNet(**SMALL), inputs()
+    assert torch.equal(fresh(x_t, mu, t), fresh(x_t, mu, t + 50))
+    for name, value in fresh.state_dict().items():
+        if name.endswith(("beta", "gamma")):
+            assert value.count_nonzero() == 0, name
+
+
+def test_the_time_and_both_pictures_matter(network: ConditionalNAFNet) -> None:
+    x_t, mu, t = inputs()
+    output = network(x_t, mu, t)
+    for other in (network(x_t, mu, t + 1), network(x_t + 0.1, mu, t), network(mu, x_t, t)):
+        assert (other - output).abs().max() > 1e-5
+
+
+def test_the_first_convolution_sees_the_residual_then_the_degraded_picture(
+    network: ConditionalNAFNet,
+) -> None:
+    x_t, mu, t = inputs()
+    seen: list[Tensor] = []
+    hook = network.intro.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    network(x_t, mu, t)
+    hook.remove()
+    assert torch.equal(seen[0], torch.cat([x_t - mu, mu], dim=1))
+
+
+def test_an_embedding_given_is_the_time_given(network: ConditionalNAFNet) -> None:
+    x_t, mu, t = inputs()
+    output = network(x_t, mu, t)
+    assert torch.equal(network(x_t, mu, t, network.embed(t)), output)
+    assert torch.equal(network(x_t, mu, t + 30, network.embed(t)), output)
+
+
+def test_a_batch_of_several_times_equals_each_alone(network: ConditionalNAFNet) -> None:
+    x_t, mu, _ = inputs(batch=4)
+    t = torch.tensor([1.0, 100.0, 37.0, 2.0])
+    together = network(x_t, mu, t)
+    for i in range(4):
+        one = slice(i, i + 1)
+        alone = network(x_t[one], mu[one], t[one])
+        torch.testing.assert_close(together[one], alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 3), (1, 9), (7, 8), (13, 10)])
+def test_any_size_is_padded_with_zeros_and_cropped(
+    network: ConditionalNAFNet, size: tuple[int, int]
+) -> None:
+    height, width = size
+    x_t, mu, t = inputs(1, height, width)
+    output = network(x_t, mu, t)
+    assert output.shape == x_t.shape and output.isfinite().all()
+    padding = (0, -width % 4, 0, -height % 4)
+    padded = network(F.pad(x_t, padding), F.pad(mu, padding), t)
+    torch.testing.assert_close(output, padded[..., :height, :width], rtol=0, atol=1e-5)
+
+
+def test_memory_format_changes_speed_only(network: ConditionalNAFNet) -> None:
+    x_t, mu, t = inputs()
+    output = network(x_t, mu, t)
+    last = network(
+        x_t.to(memory_format=torch.channels_last), mu.to(memory_format=torch.channels_last), t
+    )
+    torch.testing.assert_close(last, output, rtol=0, atol=1e-5)
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    assert network.intro.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_long_skip_adds_the_first_features_to_the_last_without_a_parameter(
+    network: ConditionalNAFNet, make_network: Callable[..., ConditionalNAFNet]
+) -> None:
+    latent = make_network(long_skip=True)
+    assert latent.state_dict().keys() == network.state_dict().keys()
+    x_t, mu, t = inputs()
+    features = network.intro(torch.cat([x_t - mu, mu], dim=1))
+    added = F.conv2d(features, network.ending.weight, padding=1)
+    difference = latent(x_t, mu, t) - network(x_t, mu, t)
+    assert difference.abs().max() > 1e-2
+    torch.testing.assert_close(difference, added, rtol=0, atol=1e-5)
+
+
+def test_autocast_to_bfloat16_stays_in_it_and_close(network: ConditionalNAFNet) -> None:
+    x_t, mu, t = inputs(2, 16, 16)
+    exact = network(x_t, mu, t)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = network(x_t, mu, t)
+    assert half.dtype == torch.bfloat16 and half.isfinite().all()
+    assert (half.float() - exact).abs().max() < 0.03 * exact.abs().max()
+    assert (half.float() - exact).abs().max() > 0
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_other_numbers_of_channels(channels: int) -> None:
+    network = ConditionalNAFNet(channels, **SMALL)
+    x_t, mu = torch.rand(2, 1, channels, 8, 8)
+    assert network(x_t, mu, torch.ones(1)).shape == x_t.shape
+
+
+def test_a_level_may_have_no_block() -> None:
+    network = ConditionalNAFNet(width=4, encoder=[0, 2, 0], middle=0, decoder=[0, 0, 1])
+    x_t, mu, t = inputs()
+    assert network(x_t, mu, t).shape == x_t.shape
+
+
+def test_unequal_numbers_of_levels_are_an_error_that_names_both() -> None:
+    with pytest.raises(ValueError, match="encoder has 2 levels and decoder 3"):
+        ConditionalNAFNet(width=8, encoder=[1, 1], decoder=[1, 1, 1])
+
+
+@pytest.mark.parametrize("width", [2, 7])
+def test_a_width_that_cannot_be_halved_is_an_error_that_names_it(width: int) -> None:
+    with pytest.raises(ValueError, match=f"width is {width}"):
+        ConditionalNAFNet(width=width, encoder=[1], decoder=[1])
+
+
+def test_the_published_size() -> None:
+    with torch.device("meta"):
+        network = ConditionalNAFNet()
+    count = sum(p.numel() for p in network.parameters())
+    assert count / 1e6 == pytest.approx(76.6, abs=0.05)
+
+
+# Published numbers
+
+
+def as_batch(time: "int | float | Tensor", x: Tensor) -> Tensor:
+    return torch.as_tensor(time, dtype=torch.float32).reshape(-1).expand(len(x))
+
+
+def test_published_outputs(network: ConditionalNAFNet, published: dict[str, Any]) -> None:
+    assert len(published["cases"]) == 3
+    for case in published["cases"]:
+        x_t, mu, t = case["args"]
+        output = network(x_t, mu, as_batch(t, x_t))
+        assert case["output"].abs().max() > 0.1
+        torch.testing.assert_close(output, case["output"], rtol=0, atol=1e-5, msg=case["note"])
+
+
+def test_published_gradients(
+    make_network: Callable[..., ConditionalNAFNet], published: dict[str, Any]
+) -> None:
+    case, network = published["train_case"], make_network().requires_grad_(True)
+    x_t, mu, t = case["args"]
+    loss = (network(x_t, mu, as_batch(t, x_t)) * case["out_weight"]).mean()
+    loss.backward()
+    assert loss.item() == pytest.approx(float(case["loss"]), rel=1e-5)
+    gradients = {name: p.grad for name, p in network.named_parameters()}
+    assert gradients.keys() == case["grad_norm"].keys()
+    for name, norm in case["grad_norm"].items():
+        gradient = gradients[name]
+        assert gradient is not None, name
+        assert float(gradient.norm()) == pytest.approx(norm, rel=1e-4), name

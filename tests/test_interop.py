@@ -1,0 +1,117 @@
+"""A scheduler that knows nothing of mu and lambda walks as our own rules do."""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from refusion.interop import scheduler_betas, scheduler_rule
+from refusion.sampling import Rule, exponential, posterior, sample
+from refusion.schedule import timesteps
+from refusion.sde import MeanRevertingSDE
+
+KINDS = ["sample", "epsilon", "v_prediction"]
+
+
+@dataclass
+class Moved:
+    prev_sample: Tensor
+
+
+class Ddim:
+    """Variance-preserving DDIM (arXiv 2010.02502, equation 12, eta = 0) with the usual surface."""
+
+    def __init__(self, betas: list[float], walk: list[int], prediction_type: str) -> None:
+        self.config = SimpleNamespace(prediction_type=prediction_type)
+        self.products = (1 - torch.tensor(betas, dtype=torch.float64)).cumprod(0)
+        self.next = dict(zip(walk, [*walk[1:], None], strict=True))
+
+    def step(self, output: Tensor, timestep: int, sample: Tensor) -> Moved:
+        now, after = self.products[timestep], self.next[timestep]
+        later = self.products[after] if after is not None else torch.tensor(1.0)
+        alpha, sigma = now.sqrt(), (1 - now).sqrt()
+        clean, noise = {
+            "sample": lambda: (output, (sample - alpha * output) / sigma),
+            "epsilon": lambda: ((sample - sigma * output) / alpha, output),
+            "v_prediction": lambda: (
+                alpha * sample - sigma * output,
+                alpha * output + sigma * sample,
+            ),
+        }[self.config.prediction_type]()
+        return Moved(later.sqrt() * clean + (1 - later).sqrt() * noise)
+
+
+def states(sde: MeanRevertingSDE, rule: Rule, steps: int, dtype: torch.dtype) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    mu, start = torch.randn(2, 2, 3, 4, 5, generator=generator, dtype=dtype)
+
+    def denoise(x: Tensor, t: int) -> Tensor:
+        return mu + 0.4 * torch.tanh(3 * (x - mu) + 0.02 * t)
+
+    x_T = sde.prior(mu, start)
+    walk = sample(denoise, sde, x_T, mu, timesteps(sde.steps, steps), rule, start.clone)
+    return [state.x for state in walk]
+
+
+def assert_same_walk(ours: list[Tensor], theirs: list[Tensor], atol: float) -> None:
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=atol)
+
+
+def test_betas_multiply_to_the_squared_alphas(sde: MeanRevertingSDE) -> None:
+    betas = torch.tensor(scheduler_betas(sde), dtype=torch.float64)
+    assert len(betas) == 100 and (betas > 0).all() and (betas < 1).all()
+    torch.testing.assert_close((1 - betas).cumprod(0), sde.alphas[1:] ** 2)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 20])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_ddim_scheduler_is_our_ddim(sde: MeanRevertingSDE, kind: str, steps: int) -> None:
+    walk = [t - 1 for t in timesteps(100, steps)[:-1]]
+    rule = scheduler_rule(Ddim(scheduler_betas(sde), walk, kind))
+    ours = states(sde, posterior(0), steps, torch.float64)
+    assert_same_walk(states(sde, rule, steps, torch.float64), ours, 1e-5)
+
+
+def test_an_unknown_kind_of_prediction_is_an_error(sde: MeanRevertingSDE) -> None:
+    rule = scheduler_rule(Ddim(scheduler_betas(sde), [99], "flow"))
+    with pytest.raises(KeyError, match="flow"):
+        states(sde, rule, 1, torch.float64)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("steps", [10, 20])
+def test_ddim_of_diffusers_is_our_ddim(sde: MeanRevertingSDE, kind: str, steps: int) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    scheduler = diffusers.DDIMScheduler(
+        num_train_timesteps=100,
+        trained_betas=scheduler_betas(sde),
+        prediction_type=kind,
+        clip_sample=False,
+        timestep_spacing="trailing",
+    )
+    scheduler.set_timesteps(steps)
+    theirs = states(sde, scheduler_rule(scheduler), steps, torch.float32)
+    assert_same_walk(theirs, states(sde, posterior(0), steps, torch.float32), 1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("order", [1, 2])
+def test_dpm_solver_of_diffusers_is_our_exponential(sde: MeanRevertingSDE, order: int) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        num_train_timesteps=100,
+        trained_betas=scheduler_betas(sde),
+        prediction_type="sample",
+        algorithm_type="dpmsolver++",
+        solver_order=order,
+        solver_type="heun",
+        timestep_spacing="trailing",
+        final_sigmas_type="zero",
+    )
+    scheduler.set_timesteps(10)
+    theirs = states(sde, scheduler_rule(scheduler), 10, torch.float32)
+    assert_same_walk(theirs, states(sde, exponential(order), 10, torch.float32), 1e-4)
