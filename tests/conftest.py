@@ -13,9 +13,7 @@ from torch import Tensor
 
 # Before anything imports refusion: every shape and type in its signatures is checked from here on.
 # An int is a float, as for a type checker.
-install_import_hook(
-    "refusion", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-)
+install_import_hook("refusion", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 if TYPE_CHECKING:
     from refusion.sde import MeanRevertingSDE
@@ -23,9 +21,7 @@ if TYPE_CHECKING:
 GOLDEN = Path(__file__).parent / "golden"
 
 torch.set_num_threads(1)  # small tensors: threads would only wait for each other
-settings.register_profile(
-    "repeatable", derandomize=True, deadline=None, database=None, max_examples=40
-)
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=40)
 settings.load_profile("repeatable")
 
 

@@ -48,10 +48,11 @@ def states(sde: MeanRevertingSDE, rule: Rule, steps: int, dtype: torch.dtype) ->
     mu, start = torch.randn(2, 2, 3, 4, 5, generator=generator, dtype=dtype)
 
     def denoise(x: Tensor, t: int) -> Tensor:
-        return mu + 0.4 * torch.tanh(3 * (x - mu) + 0.02 * t)
+        moved: Tensor = mu + 0.4 * torch.tanh(3 * (x - mu) + 0.02 * t)
+        return moved
 
-    x_T = sde.prior(mu, start)
-    walk = sample(denoise, sde, x_T, mu, timesteps(sde.steps, steps), rule, start.clone)
+    noisy = sde.prior(mu, start)
+    walk = sample(denoise, sde, noisy, mu, timesteps(sde.steps, steps), rule, start.clone)
     return [state.x for state in walk]
 
 
@@ -62,7 +63,9 @@ def assert_same_walk(ours: list[Tensor], theirs: list[Tensor], atol: float) -> N
 
 def test_betas_multiply_to_the_squared_alphas(sde: MeanRevertingSDE) -> None:
     betas = torch.tensor(scheduler_betas(sde), dtype=torch.float64)
-    assert len(betas) == 100 and (betas > 0).all() and (betas < 1).all()
+    assert len(betas) == 100
+    assert (betas > 0).all()
+    assert (betas < 1).all()
     torch.testing.assert_close((1 - betas).cumprod(0), sde.alphas[1:] ** 2)
 
 

@@ -35,9 +35,7 @@ def test_the_loss_is_0_at_the_target_and_only_there(
     target = prediction.target(sde, x0, mu, EVERY_TIME, noise)
 
     def loss(output: Tensor) -> float:
-        return float(
-            diffusion_loss(always(output), sde, prediction, x0, mu, EVERY_TIME, noise, compare)
-        )
+        return float(diffusion_loss(always(output), sde, prediction, x0, mu, EVERY_TIME, noise, compare))
 
     assert loss(target) == pytest.approx(0, abs=1e-12)
     for i in range(len(EVERY_TIME)):  # also when only the picture at one of the times is wrong
@@ -60,7 +58,8 @@ def test_the_network_sees_the_state_the_degraded_picture_and_the_time(
     x_t, given, t = seen
     assert torch.equal(x_t, sde.perturb(x0, mu, EVERY_TIME, noise))
     assert torch.equal(given, mu)
-    assert t.dtype == torch.float32 and torch.equal(t, EVERY_TIME.float())
+    assert t.dtype == torch.float32
+    assert torch.equal(t, EVERY_TIME.float())
 
 
 @pytest.mark.parametrize("name", RATES)
@@ -82,9 +81,7 @@ def test_reverse_mean_of_a_reverse_step_is_the_published_objective(
     optimum = torch.exp(-rate) * (1 - torch.exp(-2 * before)) / whole * y
     optimum = optimum + torch.exp(-before) * (1 - torch.exp(-2 * rate)) / whole * (x0 - mu)
     times = torch.full((len(x0),), t)
-    loss = diffusion_loss(
-        always(output), make_sde(name), ReverseStep(), x0, mu, times, noise, "reverse-mean"
-    )
+    loss = diffusion_loss(always(output), make_sde(name), ReverseStep(), x0, mu, times, noise, "reverse-mean")
     assert float(loss) == pytest.approx(float((euler - optimum).abs().mean()), rel=1e-7)
 
 
@@ -95,14 +92,11 @@ def test_published_objective_against_published_numbers(
     x0, mu, xt, output = (golden[key] for key in ("x0", "mu", "xt", "noise"))
     for i, t in enumerate(golden["times"].tolist()):
         euler, optimum = (
-            golden[f"cosine_s50_e0.005/{key}"][i]
-            for key in ("reverse_sde_step_mean", "reverse_optimum_step")
+            golden[f"cosine_s50_e0.005/{key}"][i] for key in ("reverse_sde_step_mean", "reverse_optimum_step")
         )
         noise = sde.noise_from_clean(xt, x0, mu, t)
         times = torch.full((2,), t)
-        loss = diffusion_loss(
-            always(output), sde, ReverseStep(), x0, mu, times, noise, "reverse-mean"
-        )
+        loss = diffusion_loss(always(output), sde, ReverseStep(), x0, mu, times, noise, "reverse-mean")
         theirs = float((euler - optimum).abs().mean())
         assert float(loss) == pytest.approx(theirs, abs=3e-4 if t <= 2 else 1e-5)
 
@@ -114,9 +108,7 @@ def test_only_the_published_objective_has_its_minimum_beside_the_noise(
 
     def loss(prediction: Prediction) -> float:
         return float(
-            diffusion_loss(
-                always(noise), sde, prediction, x0, mu, EVERY_TIME, noise, "reverse-mean"
-            )
+            diffusion_loss(always(noise), sde, prediction, x0, mu, EVERY_TIME, noise, "reverse-mean")
         )
 
     assert loss(Noise()) < 1e-12
@@ -137,9 +129,7 @@ def test_output_and_reverse_mean_differ_by_a_weight_of_the_time_alone(
         )
         assert plain == pytest.approx(float((output - (x0 - mu)).abs().mean()))
         assert reverse == pytest.approx(w_0 * plain)
-        noisy = float(
-            diffusion_loss(always(output), sde, Noise(), x0, mu, times, noise, "reverse-mean")
-        )
+        noisy = float(diffusion_loss(always(output), sde, Noise(), x0, mu, times, noise, "reverse-mean"))
         weight = w_0 * float(sde.stds[t] / sde.alphas[t])
         assert noisy == pytest.approx(weight * float((output - noise).abs().mean()))
 
@@ -166,14 +156,16 @@ def test_gradients_are_finite_and_alive_at_both_ends(
     loss = diffusion_loss(network, sde, PREDICTIONS[kind], x0, mu, times, noise, compare)
     loss.backward()
     gradient = network.weight.grad
-    assert loss.dtype == torch.float32 and loss.isfinite() and loss > 0
-    assert gradient is not None and gradient.isfinite() and gradient != 0
+    assert loss.dtype == torch.float32
+    assert loss.isfinite()
+    assert loss > 0
+    assert gradient is not None
+    assert gradient.isfinite()
+    assert gradient != 0
 
 
 @pytest.mark.parametrize("compare", COMPARES)
-def test_an_output_in_bfloat16_gives_a_loss_in_float32(
-    sde: MeanRevertingSDE, compare: Compare
-) -> None:
+def test_an_output_in_bfloat16_gives_a_loss_in_float32(sde: MeanRevertingSDE, compare: Compare) -> None:
     x0, mu, noise = pictures(torch.float32)
     half = always(noise.bfloat16())
     loss = diffusion_loss(half, sde, Noise(), x0, mu, EVERY_TIME, noise, compare)

@@ -39,16 +39,16 @@ def test_the_target_is_read_as_x0(kind: str, name: str, t: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "worst"),
-    [("noise", 1e-4), ("clean", 1e-6), ("velocity", 1e-6), ("reverse-step", 1e-3)],
+    ("kind", "least", "most"),
+    [("noise", 5e-6, 1e-4), ("clean", 0, 1e-6), ("velocity", 0, 3e-6), ("reverse-step", 2e-5, 1e-3)],
 )
-def test_in_float32_only_noise_and_reverse_step_lose_digits(kind: str, worst: float) -> None:
+def test_in_float32_noise_and_reverse_step_lose_digits(kind: str, least: float, most: float) -> None:
     sde, prediction, t = SDES["cosine"], PREDICTIONS[kind], torch.arange(1, 101)
     x0, mu, noise = fields(3, torch.float32, batch=100)
     x_t = sde.perturb(x0, mu, t, noise)
     read = prediction.clean(prediction.target(sde, x0, mu, t, noise), sde, x_t, mu, t)
     assert read.dtype == torch.float32
-    torch.testing.assert_close(read, x0, rtol=0, atol=worst)
+    assert least <= float((read - x0).abs().max()) <= most
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -76,7 +76,7 @@ def test_an_error_of_the_output_reaches_x0_with_the_stated_factor(t: int) -> Non
         torch.testing.assert_close(wrong, factor * error, rtol=0, atol=1e-10, msg=kind)
 
 
-def test_noise_prediction_at_T_multiplies_errors_by_200_lambda() -> None:
+def test_noise_prediction_at_the_start_multiplies_errors_by_200_lambda() -> None:
     sde = SDES["cosine"]
     assert float(sde.stds[100] / sde.alphas[100]) == pytest.approx(200 * LEVEL, rel=1e-4)
 
@@ -114,9 +114,7 @@ def test_reverse_step_solves_the_published_equation(name: str, t: int) -> None:
     rate, kick, w_t, w_0 = published(name, t)
     y = x_t - mu
     read = ReverseStep().clean(output, sde, x_t, mu, t)
-    torch.testing.assert_close(
-        read - mu, ((1 + rate - w_t) * y - kick * output) / w_0, rtol=1e-6, atol=1e-8
-    )
+    torch.testing.assert_close(read - mu, ((1 + rate - w_t) * y - kick * output) / w_0, rtol=1e-6, atol=1e-8)
     y = sde.perturb(x0, mu, t, noise) - mu
     target = ReverseStep().target(sde, x0, mu, t, noise)
     euler = (1 + rate) * y - kick * target
@@ -124,9 +122,7 @@ def test_reverse_step_solves_the_published_equation(name: str, t: int) -> None:
 
 
 @pytest.mark.parametrize("name", RATES)
-def test_reverse_step_reads_a_published_step_as_its_optimum(
-    golden: dict[str, Tensor], name: str
-) -> None:
+def test_reverse_step_reads_a_published_step_as_its_optimum(golden: dict[str, Tensor], name: str) -> None:
     """The published Euler mean of an output is the published posterior mean of what we read in it."""
     sde, (xt, mu, output) = SDES[name], (golden[key] for key in ("xt", "mu", "noise"))
     for i, t in enumerate(golden["times"].tolist()):
@@ -136,12 +132,8 @@ def test_reverse_step_reads_a_published_step_as_its_optimum(
         torch.testing.assert_close(mean, theirs, rtol=0, atol=3e-4 if t <= 2 else 1e-5)
 
 
-@pytest.mark.parametrize(
-    ("t", "grey_levels"), [(50, 1.447), (75, 18.04), (90, 87.17), (100, 251.4)]
-)
-def test_reading_the_published_optimum_as_the_noise_leaves_noise_in_x0(
-    t: int, grey_levels: float
-) -> None:
+@pytest.mark.parametrize(("t", "grey_levels"), [(50, 1.447), (75, 18.04), (90, 87.17), (100, 251.4)])
+def test_reading_the_published_optimum_as_the_noise_leaves_noise_in_x0(t: int, grey_levels: float) -> None:
     """Why `ReverseStep` exists: its bias is mostly noise, and grows with t."""
     sde, (x0, mu, noise) = SDES["cosine"], fields(3, batch=8)
     x_t = sde.perturb(x0, mu, t, noise)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from refusion.sampling import (
     Denoise,
-    Draw,
     Rule,
     State,
     Step,
@@ -22,7 +21,7 @@ from refusion.sampling import (
     sample,
 )
 from refusion.schedule import RATES, make_alphas, timesteps
-from refusion.sde import MeanRevertingSDE
+from refusion.sde import Draw, MeanRevertingSDE
 
 LEVEL = 50 / 255
 SDE = MeanRevertingSDE(make_alphas(RATES["cosine"](torch.arange(101, dtype=torch.float64))), LEVEL)
@@ -90,9 +89,7 @@ def test_an_oracle_restores_exactly_at_any_number_of_steps(name: str, steps: int
 
 @pytest.mark.parametrize("steps", [2, 5, 10, 100])
 @pytest.mark.parametrize("name", DETERMINISTIC)
-def test_with_an_oracle_deterministic_rules_carry_the_noise_unchanged(
-    name: str, steps: int
-) -> None:
+def test_with_an_oracle_deterministic_rules_carry_the_noise_unchanged(name: str, steps: int) -> None:
     x0, mu = pictures()
     noise = SDE.noise_from_clean(SDE.prior(mu, source()()), x0, mu, 100)
     for state in walk(lambda x, t: x0, DETERMINISTIC[name], mu, timesteps(100, steps))[:-1]:
@@ -169,22 +166,15 @@ def test_eta_1_draws_from_the_posterior(step: tuple[int, int]) -> None:
     torch.testing.assert_close(moved, mean + std * z, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("steps", [5, 100])
 @pytest.mark.parametrize("name", FINAL_IS_CLEAN | EULER)
-def test_float32_follows_float64(name: str) -> None:
-    x0, mu = pictures()
-    rule, noise = (FINAL_IS_CLEAN | EULER)[name], [source()() for _ in range(101)]
-    for steps in (5, 100):
-        exact_noise, noise32 = iter(noise), iter(noise)
-        exact = walk(curved(mu), rule, mu, timesteps(100, steps), lambda: next(exact_noise))
-        single = walk(
-            curved(mu.float()),
-            rule,
-            mu.float(),
-            timesteps(100, steps),
-            lambda: next(noise32).float(),
-        )
-        assert single[-1].x.dtype == torch.float32
-        torch.testing.assert_close(single[-1].x.double(), exact[-1].x, rtol=0, atol=2e-5)
+def test_float32_follows_float64(name: str, steps: int) -> None:
+    mu, draw, again = pictures()[1], source(), source()
+    rule, times = (FINAL_IS_CLEAN | EULER)[name], timesteps(100, steps)
+    exact = walk(curved(mu), rule, mu, times, draw)[-1]
+    single = walk(curved(mu.float()), rule, mu.float(), times, lambda: again().float())[-1]
+    assert single.x.dtype == torch.float32
+    torch.testing.assert_close(single.x.double(), exact.x, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
@@ -216,9 +206,7 @@ def weights(rule: Rule, t: int, r: int) -> tuple[float, float, float]:
 @pytest.mark.parametrize("name", FINAL_IS_CLEAN)
 @settings(max_examples=15)
 @given(steps_down)
-def test_a_step_takes_the_marginal_at_t_to_the_marginal_at_r(
-    name: str, step: tuple[int, int]
-) -> None:
+def test_a_step_takes_the_marginal_at_t_to_the_marginal_at_r(name: str, step: tuple[int, int]) -> None:
     """y_r = A y_t + B y_0 + C z with y_t = alpha_t y_0 + s_t eps: for any law of y_0 the marginal
     at r results when A alpha_t + B = alpha_r and (A s_t)^2 + C^2 = s_r^2."""
     t, r = step
@@ -227,6 +215,13 @@ def test_a_step_takes_the_marginal_at_t_to_the_marginal_at_r(
     assert of_state * alpha[t] + of_clean == pytest.approx(alpha[r], rel=1e-9)
     assert (of_state * s[t]) ** 2 + of_noise**2 == pytest.approx(s[r] ** 2, rel=1e-9)
     assert (of_noise == 0) == (name in DETERMINISTIC)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.2, 0.7, 1.0])
+@given(steps_down)
+def test_eta_scales_the_deviation_of_the_posterior(eta: float, step: tuple[int, int]) -> None:
+    deviation = float(SDE.posterior(*step, silence())[2])
+    assert weights(posterior(eta), *step)[2] == pytest.approx(eta * deviation, rel=1e-9)
 
 
 @pytest.mark.parametrize("order", [2, 3])
@@ -253,9 +248,9 @@ def test_who_samples_clean_pictures_gets_the_law_of_clean_pictures(eta: float, s
         mean = m + a * c**2 / spread * (x - mu - a * m)
         return mu + mean + c * s / math.sqrt(spread) * draw()
 
-    y_T = float(SDE.alphas[100]) * (m + c * draw()) + float(SDE.stds[100]) * draw()
+    noisy = float(SDE.alphas[100]) * (m + c * draw()) + float(SDE.stds[100]) * draw()
     times = timesteps(100, steps)
-    for state in sample(sampler, SDE, mu + y_T, mu, times, posterior(eta), draw):
+    for state in sample(sampler, SDE, mu + noisy, mu, times, posterior(eta), draw):
         a, s = float(SDE.alphas[state.t]), float(SDE.stds[state.t])
         spread = math.sqrt(a**2 * c**2 + s**2)
         assert float((state.x - mu).mean()) == pytest.approx(a * m, abs=5 * spread / 200)
@@ -277,9 +272,7 @@ def test_the_mean_of_clean_pictures_needs_many_steps_to_spread_like_them() -> No
     mu, m, c = (torch.full((1, 1, 64, 64), v, dtype=torch.float64) for v in (0.2, 0.3, 0.1))
     for rule in (posterior(0), posterior(1), exponential(2)):
         spread = {
-            steps: float(
-                walk(expectation(SDE, mu, m, c), rule, mu, timesteps(100, steps))[-1].x.std()
-            )
+            steps: float(walk(expectation(SDE, mu, m, c), rule, mu, timesteps(100, steps))[-1].x.std())
             for steps in (1, 10, 100)
         }
         assert spread[1] < 0.002 < spread[10] < 0.1
@@ -336,14 +329,41 @@ def test_the_mean_of_a_posterior_step_is_exact_for_gaussian_data() -> None:
     noise every step size and order gives the same, (y_t - alpha_t m) alpha_t / variance_t stays."""
     mu, m, c = gaussian()
     start, denoise = FINE.prior(mu, source(*SHAPE)()), expectation(FINE, mu, m, c)
-    before, after = (
-        FINE.alphas[t] / (FINE.alphas[t] ** 2 * c**2 + FINE.stds[t] ** 2) for t in (65, 1)
-    )
+    before, after = (FINE.alphas[t] / (FINE.alphas[t] ** 2 * c**2 + FINE.stds[t] ** 2) for t in (65, 1))
     exact = mu + FINE.alphas[1] * m + (start - mu - FINE.alphas[65] * m) * before / after
     for rule in (posterior(1), *(exponential(order, stochastic=True) for order in (1, 2, 3))):
         for times in ([65, 1], [65, 50, 13, 1]):
             *_, last = sample(denoise, FINE, start, mu, times, rule, lambda: torch.zeros_like(mu))
             torch.testing.assert_close(last.x, exact, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("pull", [1, 2])
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_answers_on_a_polynomial_are_integrated_exactly_at_any_spacing(order: int, pull: int) -> None:
+    """The residual times exp((pull - 1) Lambda) / s moves by the integral of pull exp(pull Lambda)
+    q(Lambda), and a rule of order k knows q when it is a polynomial of degree k - 1."""
+    rule = exponential(order, stochastic=pull == 2)
+    snr = torch.log(FINE.alphas / FINE.stds)
+    t, r, mu = 30, 12, torch.rand(*SHAPE, dtype=torch.float64)
+    x, curve = mu + torch.rand_like(mu), torch.rand(4, *SHAPE, dtype=torch.float64)
+
+    def moved(degree: int) -> tuple[Tensor, Tensor]:
+        def q(at: Tensor) -> Tensor:
+            return sum((curve[k] * at**k for k in range(degree + 1)), torch.zeros_like(mu))
+
+        past = [(i, mu + q(snr[i])) for i in (t, 37, 62)]
+        ours = rule(Step(FINE, mu, x, t, r, past, lambda: torch.zeros_like(mu)))
+        grid = torch.linspace(float(snr[t]), float(snr[r]), 201, dtype=torch.float64)
+        simpson = torch.tensor([1.0] + [4.0, 2.0] * 99 + [4.0, 1.0], dtype=torch.float64)
+        values = torch.stack([pull * torch.exp(pull * at) * q(at) for at in grid])
+        integral = torch.tensordot(simpson, values, dims=1) * (grid[1] - grid[0]) / 3
+        scale_t, scale_r = (FINE.stds[i] * torch.exp(-(pull - 1) * snr[i]) for i in (t, r))
+        return ours, mu + scale_r * ((x - mu) / scale_t + integral)
+
+    ours, exact = moved(order - 1)
+    torch.testing.assert_close(ours, exact, rtol=0, atol=1e-9)
+    ours, exact = moved(order)
+    assert (ours - exact).abs().max() > 1e-3
 
 
 def two_pictures(sde: MeanRevertingSDE, mu: Tensor, a: Tensor) -> Denoise:
@@ -416,9 +436,7 @@ def test_rules_converge_with_their_order(rule: Rule, order: int, pull: int) -> N
     left = []
     for stride in STRIDES:
         times = list(range(65, 0, -stride))
-        walked = sample(
-            two_pictures(FINE, mu, a), FINE, start, mu, times, warm, lambda: torch.zeros_like(mu)
-        )
+        walked = sample(two_pictures(FINE, mu, a), FINE, start, mu, times, warm, lambda: torch.zeros_like(mu))
         *_, last = walked
         assert last.t == 1
         left.append(float((last.x - exact[-1]).abs().mean()))
@@ -547,6 +565,6 @@ def test_published_steps_of_a_network_that_predicts_noise(
     for i, t in enumerate(golden["times"].tolist()):
         x0 = sde.clean_from_noise(xt, noise, mu, t)
         fresh = eps if noisy else torch.zeros_like(eps)
-        step = Step(sde, mu, xt, t, t - 1, [(t, x0)], lambda fresh=fresh: fresh)
+        step = Step(sde, mu, xt, t, t - 1, [(t, x0)], fresh.clone)
         theirs = golden[f"{name}_s50_e0.005/{what}"][i]
         torch.testing.assert_close(rule(step), theirs, rtol=0, atol=3e-4 if t <= 2 else 1e-5)

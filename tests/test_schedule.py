@@ -26,14 +26,17 @@ def times(total: int) -> Tensor:
 @given(some_rates, some_deltas)
 def test_alphas_fall_from_exactly_one_to_delta(rates: Tensor, delta: float) -> None:
     alphas = make_alphas(rates, delta)
-    assert alphas.dtype == torch.float64 and len(alphas) == len(rates)
+    assert alphas.dtype == torch.float64
+    assert len(alphas) == len(rates)
     assert alphas[0] == 1
     assert (alphas.diff() < 0).all()
     assert float(alphas[-1]) == pytest.approx(delta, rel=1e-12)
 
 
 @given(some_rates, st.floats(1e-2, 10), st.floats(1e-3, 1e3))
-def test_only_the_shape_of_theta_1_to_T_matters(rates: Tensor, first: float, unit: float) -> None:
+def test_only_the_shape_of_the_rates_after_the_first_matters(
+    rates: Tensor, first: float, unit: float
+) -> None:
     changed = rates * unit
     changed[0] = first
     torch.testing.assert_close(make_alphas(changed), make_alphas(rates), rtol=0, atol=1e-9)
@@ -52,14 +55,17 @@ def test_alphas_give_back_the_rates(rates: Tensor, delta: float) -> None:
 def test_named_schedules_make_a_table_for_any_number_of_steps(name: str, total: int) -> None:
     rates = RATES[name](times(total))
     alphas = make_alphas(rates)
-    assert len(alphas) == total + 1 and rates.dtype == torch.float64
-    assert (rates > 0).all() and (alphas.diff() < 0).all()
+    assert len(alphas) == total + 1
+    assert rates.dtype == torch.float64
+    assert (rates > 0).all()
+    assert (alphas.diff() < 0).all()
 
 
 def test_the_cosine_rises_and_is_not_that_of_ddpm() -> None:
     rates = RATES["cosine"](times(100))
     assert (rates.diff() > 0).all()
-    assert rates[0] < 1e-3 and 0.99 < rates[-1] < 1
+    assert rates[0] < 1e-3
+    assert 0.99 < rates[-1] < 1
 
 
 def test_the_linear_schedule_ends_at_its_published_values() -> None:
@@ -103,12 +109,15 @@ def test_published_tables(golden: dict[str, Tensor], setting: str) -> None:
 
 
 @given(st.integers(1, 1000).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))))
-def test_timesteps_walk_evenly_from_T_down_to_0(sizes: tuple[int, int]) -> None:
+def test_timesteps_walk_evenly_from_total_down_to_0(sizes: tuple[int, int]) -> None:
     total, steps = sizes
     walk = timesteps(total, steps)
     gaps = [t - r for t, r in pairwise(walk)]
-    assert walk[0] == total and walk[-1] == 0 and len(walk) == steps + 1
-    assert min(gaps) >= 1 and max(gaps) - min(gaps) <= 1
+    assert walk[0] == total
+    assert walk[-1] == 0
+    assert len(walk) == steps + 1
+    assert min(gaps) >= 1
+    assert max(gaps) - min(gaps) <= 1
 
 
 @given(st.integers(1, 1000))

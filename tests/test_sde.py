@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -35,9 +36,7 @@ def kernel(sde: MeanRevertingSDE, t: int, r: int) -> tuple[Tensor, Tensor]:
 
 
 @given(schedules, steps_down)
-def test_the_marginal_at_r_moved_on_to_t_is_the_marginal_at_t(
-    name: str, step: tuple[int, int]
-) -> None:
+def test_the_marginal_at_r_moved_on_to_t_is_the_marginal_at_t(name: str, step: tuple[int, int]) -> None:
     sde, (t, r) = PROCESSES[name], step
     factor, variance = kernel(sde, t, r)
     torch.testing.assert_close(sde.alpha(r, DOT) * factor, sde.alpha(t, DOT))
@@ -64,7 +63,7 @@ def test_perturb_draws_from_the_marginal(sde: MeanRevertingSDE, t: int) -> None:
     assert float(x_t.std()) == pytest.approx(std, rel=0.015)
 
 
-def test_nothing_is_lost_at_0_and_delta_is_left_at_T(sde: MeanRevertingSDE) -> None:
+def test_nothing_is_lost_at_0_and_delta_is_left_at_the_end(sde: MeanRevertingSDE) -> None:
     x0, mu, noise = fields(3)
     assert sde.steps == 100
     torch.testing.assert_close(sde.perturb(x0, mu, 0, noise), x0, rtol=0, atol=1e-15)
@@ -72,13 +71,34 @@ def test_nothing_is_lost_at_0_and_delta_is_left_at_T(sde: MeanRevertingSDE) -> N
     torch.testing.assert_close(left, 0.005 * (x0 - mu))
 
 
-def test_the_prior_is_the_marginal_at_T_without_what_delta_leaves(sde: MeanRevertingSDE) -> None:
+def test_the_prior_is_the_last_marginal_without_what_delta_leaves(sde: MeanRevertingSDE) -> None:
     mu, noise = fields(2)
     torch.testing.assert_close(sde.prior(mu, noise), mu + LEVEL * noise)
     # x0 = mu has no residual; the deviations differ by delta squared
-    torch.testing.assert_close(
-        sde.prior(mu, noise), sde.perturb(mu, mu, 100, noise), rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(sde.prior(mu, noise), sde.perturb(mu, mu, 100, noise), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("total", [1, 5, 20])
+def test_an_exact_path_visits_the_marginals(make_sde: Callable[..., MeanRevertingSDE], total: int) -> None:
+    sde = make_sde("constant", total=total)
+    x0, mu = (torch.full((1, 1, 200, 200), v, dtype=torch.float64) for v in (0.9, 0.2))
+    path = list(sde.forward(x0, mu, lambda: torch.randn_like(mu)))
+    assert len(path) == total + 1
+    assert torch.equal(path[0], x0)
+    for x, alpha, std in zip(path[1:], sde.alphas[1:].tolist(), sde.stds[1:].tolist(), strict=True):
+        assert float(x.mean()) == pytest.approx(0.2 + alpha * 0.7, abs=5 * std / 200)
+        assert float(x.std()) == pytest.approx(std, rel=0.02)
+
+
+def test_a_path_without_noise_decays_exactly_and_under_euler_only_nearly(
+    make_sde: Callable[..., MeanRevertingSDE],
+) -> None:
+    sde, (x0, mu) = make_sde("constant", total=10), fields(2)
+    exact, euler = (list(sde.forward(x0, mu, lambda: torch.zeros_like(mu), flag)) for flag in (True, False))
+    for t in range(11):
+        torch.testing.assert_close(exact[t], mu + sde.alphas[t] * (x0 - mu), rtol=0, atol=1e-12)
+        rate = -math.log(0.005) / 10
+        torch.testing.assert_close(euler[t], mu + (1 - rate) ** t * (x0 - mu), rtol=0, atol=1e-12)
 
 
 @given(schedules, st.integers(1, 100))
@@ -97,7 +117,8 @@ def test_the_posterior_is_bayes_rule(name: str, step: tuple[int, int]) -> None:
     factor, variance = kernel(sde, t, r)
     prior = sde.std(r, DOT) ** 2
     if r == 0:
-        assert w_t == 0 and std == 0
+        assert w_t == 0
+        assert std == 0
         torch.testing.assert_close(w_0, torch.ones_like(w_0), rtol=1e-12, atol=0)
         return
     precision = 1 / prior + factor**2 / variance
@@ -212,12 +233,9 @@ def test_published_single_steps(golden: dict[str, Tensor], name: str) -> None:
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_published_forward_walk(golden: dict[str, Tensor], name: str) -> None:
-    sde, x, mu = PROCESSES[name], golden["x0"], golden["mu"]
-    for t, z in enumerate(
-        torch.randn(100, *x.shape, generator=torch.Generator().manual_seed(78)), 1
-    ):
-        rate = sde.rate(t, t - 1, mu)
-        x = x + rate * (mu - x) + torch.sqrt(2 * rate) * sde.noise_level * z
+    x0, mu = golden["x0"], golden["mu"]
+    noise = iter(torch.randn(100, *x0.shape, generator=torch.Generator().manual_seed(78)))
+    *_, x = PROCESSES[name].forward(x0, mu, lambda: next(noise), exact=False)
     torch.testing.assert_close(x, golden[f"{name}_s50_e0.005/forward"], rtol=0, atol=1e-5)
 
 
@@ -225,6 +243,4 @@ def test_published_forward_walk(golden: dict[str, Tensor], name: str) -> None:
 def test_published_training_states(golden: dict[str, Tensor], name: str) -> None:
     t, noise = golden["random_times"], golden["random_noise"]
     states = PROCESSES[name].perturb(golden["x0"], golden["mu"], t, noise)
-    torch.testing.assert_close(
-        states, golden[f"{name}_s50_e0.005/random_states"], rtol=0, atol=1e-6
-    )
+    torch.testing.assert_close(states, golden[f"{name}_s50_e0.005/random_states"], rtol=0, atol=1e-6)

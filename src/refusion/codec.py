@@ -8,15 +8,17 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from refusion.sde import Batch
+Pictures = Float[Tensor, "b 3 h w"]
+State = Float[Tensor, "b channels state_h state_w"]
 
 
 class Encoded(NamedTuple):
     """`mu` enters the diffusion; `features` are what `decode` adds to its result."""
 
-    mu: Batch
+    mu: State
     features: tuple[Tensor, ...]
     size: tuple[int, int]
     """Height and width of the picture."""
@@ -31,10 +33,10 @@ class Codec(nn.Module, ABC):
     """The range of a state's values, to which estimates are clamped; None where there is none."""
 
     @abstractmethod
-    def encode(self, image: Batch) -> Encoded: ...
+    def encode(self, image: Pictures) -> Encoded: ...
 
     @abstractmethod
-    def decode(self, state: Batch, features: tuple[Tensor, ...], size: tuple[int, int]) -> Batch: ...
+    def decode(self, state: State, features: tuple[Tensor, ...], size: tuple[int, int]) -> Pictures: ...
 
 
 class Pixels(Codec):
@@ -53,13 +55,13 @@ class Pixels(Codec):
         self.factor = factor
         self.channels = 3 * factor**2
 
-    def encode(self, image: Batch) -> Encoded:
+    def encode(self, image: Pictures) -> Encoded:
         height, width = image.shape[-2:]
         padding = (0, -width % self.factor, 0, -height % self.factor)
         padded = F.pad(image, padding, mode="replicate")
         return Encoded(F.pixel_unshuffle(padded, self.factor), (), (height, width))
 
-    def decode(self, state: Batch, features: tuple[Tensor, ...], size: tuple[int, int]) -> Batch:
+    def decode(self, state: State, features: tuple[Tensor, ...], size: tuple[int, int]) -> Pictures:
         height, width = size
         return F.pixel_shuffle(state, self.factor)[..., :height, :width]
 
@@ -83,7 +85,7 @@ class Pyramid(Codec):
         self.pixels = Pixels(factor)
         self.channels = self.pixels.channels
 
-    def encode(self, image: Batch) -> Encoded:
+    def encode(self, image: Pictures) -> Encoded:
         height, width = image.shape[-2:]
         scale = min(1.0, self.longest_side / max(height, width))
         small = (max(1, round(height * scale)), max(1, round(width * scale)))
@@ -91,11 +93,11 @@ class Pyramid(Codec):
         details = image - _enlarge(reduced, (height, width))
         return Encoded(self.pixels.encode(reduced).mu, (details,), small)
 
-    def decode(self, state: Batch, features: tuple[Tensor, ...], size: tuple[int, int]) -> Batch:
+    def decode(self, state: State, features: tuple[Tensor, ...], size: tuple[int, int]) -> Pictures:
         (details,) = features
         reduced = self.pixels.decode(state, (), size)
         return _enlarge(reduced, (details.shape[-2], details.shape[-1])) + details
 
 
-def _enlarge(image: Batch, size: tuple[int, int]) -> Batch:
+def _enlarge(image: Pictures, size: tuple[int, int]) -> Pictures:
     return F.interpolate(image, size, mode="bilinear", align_corners=False)

@@ -237,4 +237,4 @@ def contact_sheet(pairs: Sequence[Pair], columns: int = 8, side: int = 160) -> I
         fitted = F.interpolate(both, small, mode="bilinear", antialias=True)
         cells.append(F.pad(fitted, (0, side - small[1], 0, side - small[0]), value=1.0))
     rows = torch.cat(cells, dim=-1)
-    return from_array(torch.cat(list(rows), dim=-2))
+    return from_array(torch.cat(list(rows), dim=-2).clamp(0, 1))

@@ -3,6 +3,7 @@
 So a run that was killed goes on from its last checkpoint to the same bits as one that was not.
 """
 
+import contextlib
 import copy
 import logging
 import math
@@ -85,7 +86,7 @@ class Diffusion(lightning.LightningModule):
         self.pairs = find_pairs(Path(self.recipe.data.folder) / "val")
         return DataLoader(range(self.trainer.global_rank, len(self.pairs), self.trainer.world_size))  # type: ignore[arg-type]
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         lq, gt, numbers = batch
         training, sde = self.recipe.training, self.restorer.sde
         mu, x0 = self.codec.encode(lq).mu, self.codec.encode(gt).mu
@@ -228,7 +229,6 @@ def train(
     module = Diffusion(recipe, out, start, first_step)
     if devices == "auto" and checkpoint.best_device().type == "cpu":
         devices = 1
-    _quiet()
     trainer = lightning.Trainer(
         max_steps=training.steps,
         max_epochs=-1,
@@ -241,7 +241,7 @@ def train(
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        log_every_n_steps=10,
+        log_every_n_steps=min(10, training.steps),
         enable_model_summary=False,
         logger=[
             TensorBoardLogger(out, name="log", version="tensorboard"),
@@ -268,7 +268,8 @@ def train(
     if trainer.is_global_zero:
         effective = training.batch * training.accumulate * trainer.world_size
         print(f"{out}: step {first_step} of {training.steps}, {effective} samples a step")
-    trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
+    with _quiet():
+        trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
     trainer.save_checkpoint(last)
     return out / MODEL
 
@@ -298,12 +299,12 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield prefix + key, value
 
 
-def _quiet() -> None:
-    """Leave out Lightning's advice on workers, loggers and hardware."""
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out Lightning's advice on workers, loggers, hardware, and on loaders that do not resume:
+    `StepBatches` starts where the run does."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for advice in (
-        ".*does not have many workers.*",
-        ".*exists and is not empty.*",
-        ".*`isinstance.treespec.*",
-    ):
-        warnings.filterwarnings("ignore", advice)
+    with warnings.catch_warnings():
+        for advice in ("does not have many workers", "exists and is not empty", "treespec", "not resumable"):
+            warnings.filterwarnings("ignore", f".*{advice}.*")
+        yield

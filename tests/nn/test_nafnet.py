@@ -24,8 +24,8 @@ def published(golden_folder: Path) -> dict[str, Any]:
 def make_network(published: dict[str, Any]) -> Callable[..., ConditionalNAFNet]:
     """The small network with the published random weights, in which every part is alive."""
 
-    def make(**changes: bool) -> ConditionalNAFNet:
-        network = ConditionalNAFNet(**SMALL, **changes)
+    def make(long_skip: bool = False) -> ConditionalNAFNet:
+        network = ConditionalNAFNet(**SMALL, long_skip=long_skip)
         network.load_state_dict(published["state_dict"], strict=True)
         return network.requires_grad_(False)
 
@@ -97,13 +97,12 @@ def test_a_batch_of_several_times_equals_each_alone(network: ConditionalNAFNet) 
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 3), (1, 9), (7, 8), (13, 10)])
-def test_any_size_is_padded_with_zeros_and_cropped(
-    network: ConditionalNAFNet, size: tuple[int, int]
-) -> None:
+def test_any_size_is_padded_with_zeros_and_cropped(network: ConditionalNAFNet, size: tuple[int, int]) -> None:
     height, width = size
     x_t, mu, t = inputs(1, height, width)
     output = network(x_t, mu, t)
-    assert output.shape == x_t.shape and output.isfinite().all()
+    assert output.shape == x_t.shape
+    assert output.isfinite().all()
     padding = (0, -width % 4, 0, -height % 4)
     padded = network(F.pad(x_t, padding), F.pad(mu, padding), t)
     torch.testing.assert_close(output, padded[..., :height, :width], rtol=0, atol=1e-5)
@@ -112,9 +111,7 @@ def test_any_size_is_padded_with_zeros_and_cropped(
 def test_memory_format_changes_speed_only(network: ConditionalNAFNet) -> None:
     x_t, mu, t = inputs()
     output = network(x_t, mu, t)
-    last = network(
-        x_t.to(memory_format=torch.channels_last), mu.to(memory_format=torch.channels_last), t
-    )
+    last = network(x_t.to(memory_format=torch.channels_last), mu.to(memory_format=torch.channels_last), t)
     torch.testing.assert_close(last, output, rtol=0, atol=1e-5)
     assert last.is_contiguous(memory_format=torch.channels_last)
     assert network.intro.weight.is_contiguous(memory_format=torch.channels_last)
@@ -138,9 +135,29 @@ def test_autocast_to_bfloat16_stays_in_it_and_close(network: ConditionalNAFNet) 
     exact = network(x_t, mu, t)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = network(x_t, mu, t)
-    assert half.dtype == torch.bfloat16 and half.isfinite().all()
+    assert half.dtype == torch.bfloat16
+    assert half.isfinite().all()
     assert (half.float() - exact).abs().max() < 0.03 * exact.abs().max()
     assert (half.float() - exact).abs().max() > 0
+
+
+def test_under_autocast_an_embedding_in_float32_does_not_slow_the_convolutions(
+    network: ConditionalNAFNet,
+) -> None:
+    """Everything between the convolutions is as narrow as they are."""
+    x_t, mu, t = inputs()
+    embedding, seen = network.embed(t), set()
+    blocks = [module for module in network.modules() if isinstance(module, NAFBlock)]
+    convolutions = [c for block in blocks for c in (block.conv1, block.conv3, block.conv4, block.conv5)]
+    hooks = [
+        convolution.register_forward_pre_hook(lambda _, args: seen.add(args[0].dtype))
+        for convolution in convolutions
+    ]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        network(x_t, mu, t, embedding)
+    for hook in hooks:
+        hook.remove()
+    assert seen == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("channels", [1, 4])

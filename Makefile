@@ -1,0 +1,41 @@
+# The verbs of the project. `make demo` and `make test` do everything on a fresh machine.
+PYTHON ?= python3
+BIN = .venv/bin
+PHOTO ?=
+
+.PHONY: install demo check test unit bench docs clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "refusion needs Python 3.11 or newer; make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train]" --group dev
+	touch $@
+
+demo: install
+	$(BIN)/python examples/demo.py $(PHOTO)
+
+check: install
+	$(BIN)/ruff format --check src tests examples benchmarks docs
+	$(BIN)/ruff check src tests examples benchmarks docs
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
+
+test: install
+	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -m slow
+
+unit: install
+	$(BIN)/python -m pytest -n 2
+
+bench: install
+	$(BIN)/python benchmarks/restore.py
+
+docs: install
+	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
+
+clean:
+	rm -rf .venv docs/_build demo.png

@@ -1,0 +1,217 @@
+"""A run is a function of its recipe: killed or not, its weights come out the same to the bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import refusion
+from refusion.errors import DataError, RecipeError
+from refusion.image import from_array, write
+from refusion.recipe import Recipe, Training, parse
+from refusion.train import AtomicIO, make_optimizer, rate_factor, train
+
+TINY = {
+    "task": "test",
+    "network": {"name": "ConditionalNAFNet", "width": 4, "encoder": [1], "middle": 1, "decoder": [1]},
+    "codec": {"name": "Pixels", "factor": 2},
+    "process": {"noise_level": "50/255"},
+    "prediction": "clean",
+    "sampling": {"steps": 1},
+    "data": {"patch": [16, 16], "augment": {"borrow": 0.3, "strength": 0.2, "zoom": 0.5, "exposure": 0.2}},
+    "training": {
+        "steps": 12,
+        "batch": 2,
+        "learning_rate": 1e-2,
+        "warmup": 2,
+        "validate_every": 6,
+        "save_every": 3,
+        "workers": 0,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six pairs to train on and three to validate: the degraded picture is darker."""
+    folder = tmp_path_factory.mktemp("pairs")
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 6), ("val", 3)):
+        for side in ("lq", "gt"):
+            (folder / part / side).mkdir(parents=True)
+        for i in range(count):
+            gt = rng.uniform(0.2, 0.8, (4, 5, 3)).repeat(6, 0).repeat(6, 1)
+            write(from_array(gt), folder / part / "gt" / f"{i}.png")
+            write(from_array(gt * 0.6), folder / part / "lq" / f"{i}.png")
+    return folder
+
+
+def recipe(pairs: Path, **overrides: object) -> Recipe:
+    given = {key.replace("__", "."): value for key, value in overrides.items()}
+    return parse(TINY, "test", {"data.folder": str(pairs), **given})
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(run / "last.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+def test_training_learns_validates_and_releases(pairs: Path, tmp_path: Path) -> None:
+    model = train(recipe(pairs, training__steps=150, training__validate_every=50), tmp_path)
+    restore = refusion.load(model)
+    lq, gt = (refusion.read(pairs / "val" / side / "0.png") for side in ("lq", "gt"))
+    before, after = (np.abs(z.pixels - gt.pixels).mean() for z in (lq, restore(lq)))
+    assert after < before / 2
+    header = refusion.checkpoint.read_header(model)
+    assert header.card.metrics["val_psnr"] > 15
+    assert header.recipe.data.folder == ""
+    assert len(list(tmp_path.glob("best-*.ckpt"))) == 2
+    assert list((tmp_path / "pictures").glob("*.jpg"))
+    assert list((tmp_path / "log").rglob("metrics.csv"))
+
+
+def test_the_released_weights_are_the_average(pairs: Path, tmp_path: Path) -> None:
+    model = train(recipe(pairs), tmp_path)
+    state = weights(tmp_path)
+    released = refusion.load(model).network.state_dict()
+    for name, value in released.items():
+        assert torch.equal(value, state[f"ema.{name}"])
+    assert any(not torch.equal(state[f"ema.{name}"], state[f"network.{name}"]) for name in released)
+
+
+def test_resumed_equals_uninterrupted(pairs: Path, tmp_path: Path) -> None:
+    """Stopped between two saved checkpoints, by an exception that stands for any end."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(recipe(pairs, training__accumulate=2), whole)
+
+    from refusion import train as module
+
+    step = module.Diffusion.training_step
+
+    def dies(self: module.Diffusion, batch: list[Tensor], batch_idx: int) -> Tensor:
+        if self.global_step == 8:
+            raise RuntimeError("killed")
+        return step(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(module.Diffusion, "training_step", dies)
+        train(recipe(pairs, training__accumulate=2), cut)
+    assert torch.load(cut / "last.ckpt", weights_only=True)["global_step"] == 6
+    train(recipe(pairs, training__accumulate=2), cut)
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(cut)[name]), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_kill_9_at_any_moment(pairs: Path, tmp_path: Path, processes: int) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(recipe(pairs, training__steps=60, training__workers=1).to_yaml())
+
+    def start(out: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "refusion", "train", str(file), "-o", str(tmp_path / out)]
+        return subprocess.Popen(
+            [*command, "--devices", str(processes)],
+            start_new_session=True,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    assert start("whole").wait(240) == 0
+    run = start("cut")
+    while not (tmp_path / "cut" / "last.ckpt").exists():
+        assert run.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.3)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    reached = torch.load(tmp_path / "cut" / "last.ckpt", weights_only=True)["global_step"]
+    assert 0 < reached < 60
+    assert start("cut").wait(240) == 0
+    for name, value in weights(tmp_path / "whole").items():
+        assert torch.equal(value, weights(tmp_path / "cut")[name]), name
+
+
+def test_a_collapse_rolls_back_to_the_best(pairs: Path, tmp_path: Path) -> None:
+    from refusion import train as module
+
+    step = module.Diffusion.on_validation_epoch_end
+
+    def poisoned(self: module.Diffusion) -> None:
+        if self.global_step == 12:
+            self.scores = [0.0 for _ in self.scores]
+            for parameter in self.network.parameters():
+                parameter.data.fill_(float("nan"))
+        step(self)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning, match="going on from best-step=6"):
+        patch.setattr(module.Diffusion, "on_validation_epoch_end", poisoned)
+        train(recipe(pairs, training__steps=14), tmp_path)
+    assert all(bool(value.isfinite().all()) for value in weights(tmp_path).values())
+
+
+def test_an_infinite_gradient_is_dropped(pairs: Path, tmp_path: Path) -> None:
+    from refusion import train as module
+
+    loss = module.diffusion_loss
+
+    def explodes(*args: object) -> Tensor:
+        return loss(*args) * float("inf")  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "diffusion_loss", explodes)
+        train(recipe(pairs, training__steps=2), tmp_path)
+    assert all(bool(value.isfinite().all()) for value in weights(tmp_path).values())
+
+
+def test_fine_tuning_starts_from_the_given_weights(pairs: Path, tmp_path: Path) -> None:
+    model = train(recipe(pairs), tmp_path / "first")
+    start = refusion.load(model, "cpu")
+    still = recipe(pairs, training__steps=1, training__learning_rate=1e-12, training__final_learning_rate=0)
+    train(still, tmp_path / "second", start)
+    for name, value in start.network.state_dict().items():
+        torch.testing.assert_close(value, weights(tmp_path / "second")[f"network.{name}"], rtol=0, atol=1e-9)
+
+
+def test_another_recipe_in_the_same_folder_is_an_error(pairs: Path, tmp_path: Path) -> None:
+    train(recipe(pairs, training__steps=1), tmp_path)
+    with pytest.raises(RecipeError, match="training.batch 2 -> 3"):
+        train(recipe(pairs, training__steps=1, training__batch=3), tmp_path)
+
+
+def test_missing_pairs_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        train(recipe(tmp_path), tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "lion"])
+def test_optimizers_take_the_recipes_values(name: str) -> None:
+    training = Training(optimizer=name, learning_rate=1e-3, betas=(0.8, 0.7), weight_decay=0.1)
+    (group,) = make_optimizer(training, nn.Linear(1, 1)).param_groups
+    assert (group["lr"], tuple(group["betas"]), group["weight_decay"]) == (1e-3, (0.8, 0.7), 0.1)
+
+
+def test_learning_rates() -> None:
+    cosine = Training(steps=110, warmup=10, learning_rate=1.0, final_learning_rate=0.1)
+    assert [rate_factor(cosine, step) for step in (0, 9, 10)] == [0.1, 1.0, 1.0]
+    assert rate_factor(cosine, 60) == pytest.approx(0.55)
+    assert rate_factor(cosine, 110) == pytest.approx(0.1)
+    steps = Training(steps=100, decay="multistep", milestones=(0.5, 0.8), factor=0.5)
+    assert [rate_factor(steps, step) for step in (0, 49, 50, 80)] == [1, 1, 0.5, 0.25]
+    assert rate_factor(Training(decay="constant"), 99) == 1
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    target = tmp_path / "last.ckpt"
+    AtomicIO().save_checkpoint({"step": 1}, target)
+    with pytest.raises(AttributeError):
+        AtomicIO().save_checkpoint({"step": lambda: 2}, target)  # a lambda cannot be pickled
+    assert torch.load(target, weights_only=True) == {"step": 1}
