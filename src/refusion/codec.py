@@ -4,9 +4,11 @@
 the features. "Latent", "unshuffled" or "reduced" is never a branch anywhere else.
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ class Encoded(NamedTuple):
     mu: State
     features: tuple[Tensor, ...]
     size: tuple[int, int]
-    """Height and width of the picture."""
+    """Height and width that `decode` cuts its result to."""
 
 
 class Codec(nn.Module, ABC):
@@ -67,21 +69,28 @@ class Pixels(Codec):
 
 
 class Pyramid(Codec):
-    """A Laplacian pyramid of one level: the diffusion sees a reduced picture, the details stay.
+    """A Laplacian pyramid of one level, in log brightness: the diffusion sees a reduced picture.
 
-    The picture is reduced until its longest side is `longest_side` (smaller ones are kept as they
-    are); what the reduction took away is the only feature, and `decode` adds it back. Restorations
-    that are smooth, as of light and haze, so cost the same for every size of picture, and where
-    the network changes nothing the picture comes back exactly.
+    Brightness becomes log(1 + x / dark) / log(1 + 1 / dark), in which light multiplies by adding. The
+    picture is then reduced until its longest side is `longest_side` (smaller ones stay as they are);
+    what the reduction took away is the only feature, and `decode` adds it back, so details brighten
+    with their surroundings. Restorations that are smooth, as of light and haze, cost the same for
+    every size of picture, and where the network changes nothing the picture comes back unchanged.
+
+    Args:
+        longest_side: of the reduced picture, in pixels.
+        factor: of the pixel unshuffle, see `Pixels`.
+        dark: the brightness below which the curve is nearly linear.
     """
 
     bounds = (0.0, 1.0)
 
-    def __init__(self, longest_side: int = 208, factor: int = 4) -> None:
+    def __init__(self, longest_side: int = 208, factor: int = 4, dark: float = 0.05) -> None:
         super().__init__()
-        if longest_side < factor:
-            raise ValueError(f"longest_side is {longest_side}: give at least the factor, {factor}")
+        if longest_side < factor or dark <= 0:
+            raise ValueError(f"longest_side {longest_side}, dark {dark}: give at least {factor} and above 0")
         self.longest_side = longest_side
+        self.dark = dark
         self.pixels = Pixels(factor)
         self.channels = self.pixels.channels
 
@@ -89,14 +98,16 @@ class Pyramid(Codec):
         height, width = image.shape[-2:]
         scale = min(1.0, self.longest_side / max(height, width))
         small = (max(1, round(height * scale)), max(1, round(width * scale)))
-        reduced = F.interpolate(image, small, mode="bilinear", antialias=True)
-        details = image - _enlarge(reduced, (height, width))
+        light = torch.log1p(image / self.dark) / math.log1p(1 / self.dark)
+        reduced = F.interpolate(light, small, mode="bilinear", antialias=True)
+        details = light - _enlarge(reduced, (height, width))
         return Encoded(self.pixels.encode(reduced).mu, (details,), small)
 
     def decode(self, state: State, features: tuple[Tensor, ...], size: tuple[int, int]) -> Pictures:
         (details,) = features
         reduced = self.pixels.decode(state, (), size)
-        return _enlarge(reduced, (details.shape[-2], details.shape[-1])) + details
+        light = _enlarge(reduced, (details.shape[-2], details.shape[-1])) + details
+        return self.dark * torch.expm1(light * math.log1p(1 / self.dark))
 
 
 def _enlarge(image: Pictures, size: tuple[int, int]) -> Pictures:

@@ -1,13 +1,11 @@
-"""The reverse process as a generator of states.
-
-`sample` walks falling training times and asks `denoise` once per step; a rule turns the answer into
-the next state. A rule is any function of a `Step`, so one's own is as good as these.
-"""
+"""The reverse process as a generator: `sample` asks `denoise` once per step, and a rule turns the answer
+into the next state. A rule is any function of a `Step`, so one's own is as good as these."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 
@@ -40,8 +38,7 @@ class Step:
         return self.sde.noise_from_clean(self.x, self.x0, self.mu, self.t)
 
 
-@dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """The state x at time t, and the estimate of x0 that led there."""
 
     t: int
@@ -53,13 +50,7 @@ Rule = Callable[[Step], Batch]
 
 
 def sample(
-    denoise: Denoise,
-    sde: MeanRevertingSDE,
-    x: Batch,
-    mu: Batch,
-    times: Sequence[int],
-    rule: Rule,
-    draw: Draw,
+    denoise: Denoise, sde: MeanRevertingSDE, x: Batch, mu: Batch, times: Sequence[int], rule: Rule, draw: Draw
 ) -> Iterator[State]:
     """Walk from x at times[0], usually `sde.prior(mu, draw())` at T, down to times[-1], usually 0."""
     past: list[tuple[int, Batch]] = []
@@ -113,9 +104,7 @@ def exponential(order: int = 2, stochastic: bool = False) -> Rule:
         q = [x0 - step.mu for _, x0 in step.past[:order]]
         gaps = [snr[t] - snr[earlier] for (t, _), (earlier, _) in pairwise(step.past[:order])]
         slopes = [(a - b) / gap for (a, b), gap in zip(pairwise(q), gaps, strict=True)]
-        y_0 = i0 * q[0]
-        if len(slopes) > 0:
-            y_0 = y_0 + i1 * slopes[0]
+        y_0 = i0 * q[0] + (i1 * slopes[0] if slopes else 0)
         if len(slopes) > 1:
             y_0 = y_0 + (i2 + gaps[0] * i1) * (slopes[0] - slopes[1]) / sum(gaps)
         keep = float(s[step.r] / s[step.t]) * math.exp(-(speed - 1) * h)
@@ -139,8 +128,7 @@ def euler_maruyama(stochastic: bool = True) -> Rule:
         rate = sde.rate(step.t, step.r, mu)
         variance = 2 * sde.noise_level**2 * rate
         score = -step.noise / sde.std(step.t, mu)
-        if not stochastic:
-            return step.x + rate * (step.x - mu) + variance / 2 * score
-        return step.x + rate * (step.x - mu) + variance * score - torch.sqrt(variance) * step.draw()
+        kick = variance * score - torch.sqrt(variance) * step.draw() if stochastic else variance / 2 * score
+        return step.x + rate * (step.x - mu) + kick
 
     return rule

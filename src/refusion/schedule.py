@@ -16,9 +16,8 @@ Table = Float64[Tensor, " times"]
 
 
 def _cosine(t: Table) -> Table:
-    f = torch.cos((t / (len(t) + 1) + 0.008) / 1.008 * math.pi / 2) ** 2
-    f_next = torch.cos(((t + 1) / (len(t) + 1) + 0.008) / 1.008 * math.pi / 2) ** 2
-    return 1 - f_next / f[0]
+    f = torch.cos((torch.cat([t, t[-1:] + 1]) / (len(t) + 1) + 0.008) / 1.008 * math.pi / 2) ** 2
+    return 1 - f[1:] / f[0]
 
 
 RATES: dict[str, Callable[[Table], Table]] = {
@@ -34,10 +33,9 @@ def make_alphas(rates: Table, delta: float = 0.005) -> Table:
 
     Args:
         rates: theta_0 ... theta_T; theta_0 moves nothing, since alpha_0 = 1.
-        delta: what is left of the clean image's residual at t = T, between 0 and 1.
+        delta: what is left of the clean image's residual at t = T.
 
-    Raises:
-        ValueError: delta is outside (0, 1), or there is no step at all.
+    Raises ValueError for a delta outside (0, 1), or without any step.
     """
     if not 0 < delta < 1 or len(rates) < 2:
         raise ValueError(f"delta {delta} and {len(rates) - 1} steps: give 0 < delta < 1, one step or more")
@@ -46,10 +44,9 @@ def make_alphas(rates: Table, delta: float = 0.005) -> Table:
 
 
 def timesteps(total: int, steps: int) -> list[int]:
-    """`steps` + 1 training times from `total` down to 0, evenly spaced: what a sampler walks.
+    """`steps` + 1 evenly spaced training times from `total` down to 0: what a sampler walks.
 
-    Raises:
-        ValueError: fewer than 1 or more than `total` steps; a network knows its training times only.
+    Raises ValueError for fewer than 1 or more than `total` steps: a network knows its own times only.
     """
     if not 1 <= steps <= total:
         raise ValueError(f"steps is {steps}: this model was trained with {total}, give 1 to {total}")

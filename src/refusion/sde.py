@@ -38,8 +38,7 @@ class MeanRevertingSDE:
 
     def __post_init__(self) -> None:
         if not 0 < self.noise_level <= 1:
-            given = self.noise_level
-            raise ValueError(f"noise_level is {given}: images are in [0, 1], so 50 grey levels are 50/255")
+            raise ValueError(f"noise_level is {self.noise_level}: 50 grey levels are 50/255 in [0, 1]")
         if self.alphas[0] != 1 or bool((self.alphas.diff() >= 0).any()) or self.alphas[-1] <= 0:
             raise ValueError("alphas must fall from exactly 1 and stay above 0")
 
@@ -91,8 +90,7 @@ class MeanRevertingSDE:
         return mu + (x_t - mu - self.std(t, mu) * noise) / self.alpha(t, mu)
 
     def posterior(self, t: Time, r: Time, like: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """p(x_r | x_t, x_0) for any r < t (IR-SDE, proposition 3.2): the weights of y_t and y_0 in
-        the mean of y_r, and the deviation."""
+        """The weights of y_t and y_0 in the mean of p(x_r | x_t, x_0), and its deviation (prop. 3.2)."""
         a_t, a_r = self.alphas[_index(t)], self.alphas[_index(r)]
         a = a_t / a_r
         w_t = a * (1 - a_r**2) / (1 - a_t**2)

@@ -89,13 +89,24 @@ class Diffusion(lightning.LightningModule):
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         lq, gt, numbers = batch
         training, sde = self.recipe.training, self.restorer.sde
-        mu, x0 = self.codec.encode(lq).mu, self.codec.encode(gt).mu
+        mu, features, size = self.codec.encode(lq)
+        x0 = self.codec.encode(gt).mu
         generator = torch.Generator(self.device).manual_seed(_seed(training.seed, int(numbers[0])))
         draw: dict[str, Any] = {"generator": generator, "device": self.device}
         t = torch.randint(1, sde.steps + 1, (len(mu),), **draw)
         t = torch.where(torch.rand(len(mu), **draw) < training.terminal, sde.steps, t)
         noise = torch.randn(mu.shape, **draw)
-        loss = diffusion_loss(self.network, sde, self.restorer.prediction, x0, mu, t, noise, training.compare)
+        loss = diffusion_loss(
+            self.network,
+            sde,
+            self.restorer.prediction,
+            x0,
+            mu,
+            t,
+            noise,
+            training.compare,
+            lambda state: self.codec.decode(state, features, size),
+        )
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
