@@ -4,7 +4,7 @@ import refusion
 
 project = "Refusion"
 author = "The Refusion developers"
-copyright = "2026, The Refusion developers"  # noqa: A001  # Sphinx's name for it
+copyright = "2026, The Refusion developers"
 version = release = refusion.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]

@@ -17,33 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from refusion.errors import CheckpointError, RecipeError
-from refusion.recipe import Recipe, parse
+from refusion.recipe import Card, Recipe, parse
 from refusion.restorer import Restorer
 
 FORMAT = 1
 BUNDLED = Path(__file__).parent / "models"
-
-
-class Card(BaseModel):
-    """What a user should know of a model.
-
-    Args:
-        summary: what it does, in a sentence.
-        data: what it was trained on.
-        terms: licence or terms of the data and so of the weights.
-        training: how, how long and on what.
-        metrics: measured numbers by name.
-        limits: what it does badly.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    summary: str = ""
-    data: str = ""
-    terms: str = ""
-    training: str = ""
-    metrics: dict[str, float] = {}
-    limits: str = ""
 
 
 class Header(BaseModel):
@@ -65,7 +43,7 @@ def save(
         dtype: of the stored weights; half precision halves the file.
     """
     nowhere = recipe.data.model_copy(update={"folder": "", "scenes": ()})
-    public = recipe.model_copy(update={"data": nowhere})
+    public = recipe.model_copy(update={"data": nowhere, "card": Card()})
     content = {"format": FORMAT, "recipe": public.model_dump(mode="json"), "card": card.model_dump()}
     tensors = {
         name: value.to("cpu", dtype).contiguous() for name, value in _modules(restorer).state_dict().items()

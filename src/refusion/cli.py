@@ -13,7 +13,8 @@ from tqdm import tqdm
 import refusion
 from refusion import checkpoint, image
 from refusion.errors import ImageError, RefusionError
-from refusion.restorer import Restorer
+from refusion.recipe import Card
+from refusion.restorer import SAMPLERS, Restorer
 
 app = App(
     name="refusion", version=refusion.__version__, help="Restore photographs with mean-reverting diffusion."
@@ -31,8 +32,7 @@ class How:
 
     steps: int | None = None
     "Calls of the network, 1 to the number of training times."
-    sampler: str | None = None
-    "posterior, ode-1, ode-2, ode-3, sde-1, sde-2, sde-3, euler-maruyama or euler-ode."
+    sampler: Annotated[str | None, Parameter(help=f"One of {', '.join(SAMPLERS)}.")] = None
     eta: float | None = None
     "0 (deterministic) to 1 (posterior), for the sampler posterior."
     seed: int | None = None
@@ -123,14 +123,18 @@ def _jobs(paths: Iterable[str], out: Path) -> Iterator[tuple[Path, Path]]:
     """Every picture and where its restoration goes: folders keep their inner structure.
 
     Raises:
-        ImageError: nothing was found, two results would have one name, or a result would replace its source.
+        ImageError: nothing was found, two results would have one name, a result would replace its source,
+            or `out` looks like a file of a format that is not written.
     """
+    single = out.suffix.lower() in image.SUFFIXES and not out.is_dir()
+    if out.suffix and not single and not out.is_dir():
+        formats = ", ".join(image.SUFFIXES)
+        raise ImageError(f"{out}: name a file with one of {formats}, or a folder without a dot in its name")
     taken: dict[Path, Path] = {}
     for path in paths:
         root = Path(path)
         found = image.find([path])
         for source in found:
-            single = out.suffix.lower() in image.SUFFIXES and not out.is_dir()
             inner = source.relative_to(root) if root.is_dir() else Path(source.name)
             target = out if single else out / inner
             if target in taken and taken[target] != source:
@@ -169,15 +173,15 @@ def train(
     if dry_run:
         from refusion.cost import cost
 
-        print(described.to_yaml())
-        print(cost(described))
+        expected = cost(described)
+        print(f"{described.to_yaml()}\n{expected}")
         return
     try:
         from refusion.train import train as run
     except ModuleNotFoundError as error:
         raise RefusionError(f"training needs {error.name}: pip install 'refusion[train]'") from error
     start = refusion.load(from_model, "cpu") if from_model else None
-    print(run(described, out or Path("runs") / recipe.stem, start, devices, nodes))
+    run(described, out or Path("runs") / recipe.stem, start, devices, nodes)
 
 
 def _pairs_of(tokens: Iterable[str]) -> Iterator[str]:
@@ -193,6 +197,7 @@ def _pairs_of(tokens: Iterable[str]) -> Iterator[str]:
 @app.command
 def evaluate(
     data: Path,
+    *,
     model: str = "shadow-removal",
     how: How = How(),
     border: int = 0,
@@ -230,7 +235,7 @@ def evaluate(
 
 
 @app.command
-def doctor(data: Path, sheet: Path | None = None) -> int:
+def doctor(data: Path, *, sheet: Path | None = None) -> int:
     """Look at a folder of pairs before training: what is in it, and all that is wrong with it.
 
     Args:
@@ -260,6 +265,7 @@ def doctor(data: Path, sheet: Path | None = None) -> int:
 def diffuse(
     start: Path,
     end: Path,
+    *,
     out: Out = Path("diffuse.gif"),
     noise_level: str = "50/255",
     steps: int = 100,
@@ -325,7 +331,7 @@ def info(model: str) -> None:
     print(f"measured: {_metrics(card)}\nparameters: {header.parameters}\n\n{header.recipe.to_yaml()}", end="")
 
 
-def _metrics(card: checkpoint.Card) -> str:
+def _metrics(card: Card) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in card.metrics.items())
 
 

@@ -110,5 +110,5 @@ class Pyramid(Codec):
         return self.dark * torch.expm1(light * math.log1p(1 / self.dark))
 
 
-def _enlarge(image: Pictures, size: tuple[int, int]) -> Pictures:
+def _enlarge(image: Pictures, size: tuple[int, int]) -> Float[Tensor, "b 3 full_h full_w"]:
     return F.interpolate(image, size, mode="bilinear", align_corners=False)

@@ -112,6 +112,7 @@ class Training(_Settings):
         keep: how many of the best checkpoints are kept.
         collapse: fall of the validation PSNR in dB below its best that rolls the run back to it.
         workers: processes that read pictures.
+        release: how the released weights are stored; "float16" halves the file.
         seed: of the order of the data, the augmentation, the times and the noise.
     """
 
@@ -137,13 +138,35 @@ class Training(_Settings):
     keep: PositiveInt = 2
     collapse: Annotated[float, Field(gt=0)] = 3.0
     workers: Annotated[int, Field(ge=0)] = 1
+    release: Literal["float32", "float16"] = "float32"
     seed: int = 0
+
+
+class Card(_Settings):
+    """What a user should know of a model; it travels in the checkpoint.
+
+    Args:
+        summary: what it does, in a sentence.
+        data: what it was trained on.
+        terms: licence or terms of the data and so of the weights.
+        training: how, how long and on what.
+        metrics: measured numbers by name; training fills in its validation.
+        limits: what it does badly.
+    """
+
+    summary: str = ""
+    data: str = ""
+    terms: str = ""
+    training: str = ""
+    metrics: dict[str, float] = {}
+    limits: str = ""
 
 
 class Recipe(_Settings):
     """Everything about a model. `task` is a word for people."""
 
     task: str
+    card: Card = Card()
     network: _one_of(NETWORKS)  # type: ignore[valid-type]
     codec: _one_of(CODECS)  # type: ignore[valid-type]
     process: Process

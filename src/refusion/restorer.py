@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from refusion.codec import Codec
+from refusion.codec import Codec, Encoded
 from refusion.image import Image, from_array
 from refusion.prediction import Prediction
-from refusion.sampling import Rule, euler_maruyama, exponential, posterior, sample
+from refusion.sampling import Rule, State, euler_maruyama, exponential, posterior, sample
 from refusion.schedule import timesteps
 from refusion.sde import Batch, Draw, MeanRevertingSDE
 
@@ -111,8 +111,9 @@ class Restorer:
 
     def __call__(self, image: object, **options: Any) -> Image:
         """Restore one picture: an `Image`, an array or a PIL picture, as `from_array` takes them."""
-        *_, last = self.trajectory(image, **options)
-        return last
+        source = from_array(image)
+        restored = self.restore_batch(_as_batch(source).to(self.device), **options)
+        return source.with_pixels(_as_pixels(restored))
 
     def samples(self, image: object, count: int, **options: Any) -> Samples:
         """Restore `count` times with the seeds seed, seed + 1, ...
@@ -131,22 +132,31 @@ class Restorer:
     def trajectory(self, image: object, **options: Any) -> Iterator[Image]:
         """The picture after every step; the last one is the restoration."""
         source = from_array(image)
-        lq = torch.from_numpy(source.pixels).permute(2, 0, 1)[None]
-        for picture in self.walk(lq.to(self.device), **options):
-            yield source.with_pixels(picture[0].permute(1, 2, 0).cpu().numpy())
+        encoded = self._encode(_as_batch(source).to(self.device))
+        for state in self._walk(encoded.mu, replace(self.sampling, **options)):
+            yield source.with_pixels(_as_pixels(self._decode(state, encoded)))
+
+    def restore_batch(self, lq: Float[Tensor, "b 3 h w"], **options: Any) -> Float[Tensor, "b 3 h w"]:
+        """Restore a batch in [0, 1] on the restorer's device. Its pictures share the seed's noise
+        field, so that the result of each does not depend on its company."""
+        encoded = self._encode(lq)
+        *_, last = self._walk(encoded.mu, replace(self.sampling, **options))
+        return self._decode(last, encoded)
 
     @torch.inference_mode()
-    def walk(self, lq: Float[Tensor, "b 3 h w"], **options: Any) -> Iterator[Float[Tensor, "b 3 h w"]]:
-        """The batch after every step, in [0, 1]. Pictures of a batch share the seed's noise field,
-        so that the result of each does not depend on its company."""
-        settings = replace(self.sampling, **options)
-        mu, features, size = self.codec.encode(lq)
+    def _encode(self, lq: Float[Tensor, "b 3 h w"]) -> Encoded:
+        return self.codec.encode(lq)
+
+    @torch.inference_mode()
+    def _decode(self, state: State, encoded: Encoded) -> Float[Tensor, "b 3 h w"]:
+        return self.codec.decode(state.x, encoded.features, encoded.size).clamp(0, 1)
+
+    @torch.inference_mode()
+    def _walk(self, mu: Batch, settings: Sampling) -> Iterator[State]:
         times = timesteps(self.sde.steps, settings.steps)
         draw = noise_source(mu, settings.seed)
         start = self.sde.prior(mu, draw())
-        denoise = self._denoiser(mu, times)
-        for state in sample(denoise, self.sde, start, mu, times, settings.rule, draw):
-            yield self.codec.decode(state.x, features, size).clamp(0, 1)
+        yield from sample(self._denoiser(mu, times), self.sde, start, mu, times, settings.rule, draw)
 
     def _denoiser(self, mu: Batch, times: Sequence[int]) -> Callable[[Batch, int], Batch]:
         network: Network = self.network  # type: ignore[assignment]  # nn.Module's call is untyped
@@ -160,6 +170,15 @@ class Restorer:
             return x0.clamp(*self.codec.bounds) if self.codec.bounds else x0
 
         return denoise
+
+
+def _as_batch(image: Image) -> Float[Tensor, "1 3 h w"]:
+    return torch.from_numpy(image.pixels).permute(2, 0, 1)[None]
+
+
+def _as_pixels(batch: Float[Tensor, "1 3 h w"]) -> Float[np.ndarray, "h w 3"]:
+    pixels: np.ndarray = batch[0].permute(1, 2, 0).cpu().numpy()
+    return pixels
 
 
 def noise_source(like: Batch, seed: int) -> Draw:

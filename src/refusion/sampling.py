@@ -117,7 +117,7 @@ def exponential(order: int = 2, stochastic: bool = False) -> Rule:
 
 
 def euler_maruyama(stochastic: bool = True) -> Rule:
-    """The papers' own sampler (IR-SDE, equation 12), or their probability-flow ODE's Euler step.
+    """The papers' own sampler (IR-SDE), or their probability-flow ODE's Euler step.
 
     The former adds noise on its last step too, so even a perfect network leaves noise in the
     picture. A step over several training times uses the rate accumulated over them.

@@ -29,7 +29,7 @@ RATES: dict[str, Callable[[Table], Table]] = {
 
 
 def make_alphas(rates: Table, delta: float = 0.005) -> Table:
-    """alpha_t = exp(-thetabar_t dt), scaled so that alpha_T = delta (IR-SDE, equation 5).
+    """alpha_t = exp(-thetabar_t dt), scaled so that alpha_T = delta (IR-SDE).
 
     Args:
         rates: theta_0 ... theta_T; theta_0 moves nothing, since alpha_0 = 1.

@@ -1,4 +1,4 @@
-"""The mean-reverting SDE dx = theta_t (mu - x) dt + sigma_t dw (IR-SDE, arXiv 2301.11699, equation 3).
+"""The mean-reverting SDE dx = theta_t (mu - x) dt + sigma_t dw (IR-SDE, arXiv 2301.11699).
 
 With sigma_t^2 = 2 lambda^2 theta_t its marginals are exact: the residual y = x - mu obeys
 y_t = alpha_t y_0 + s_t eps with s_t = lambda sqrt(1 - alpha_t^2). Images are in [0, 1] and so is lambda.
@@ -49,7 +49,7 @@ class MeanRevertingSDE:
 
     @property
     def stds(self) -> Table:
-        """s_0 = 0 ... s_T, the deviations of the forward marginals (IR-SDE, equation 6)."""
+        """s_0 = 0 ... s_T, the deviations of the forward marginals (IR-SDE, proposition 3.1)."""
         return self.noise_level * torch.sqrt(1 - self.alphas**2)
 
     def alpha(self, t: Time, like: Batch) -> Tensor:
@@ -78,7 +78,7 @@ class MeanRevertingSDE:
             yield (x := mu + keep * (x - mu) + self.noise_level * torch.sqrt(variance) * draw())
 
     def perturb(self, x0: Batch, mu: Batch, t: Time, noise: Batch) -> Batch:
-        """x_t given x_0 and unit normal noise (IR-SDE, equation 6); exact for every t."""
+        """x_t given x_0 and unit normal noise (IR-SDE, proposition 3.1); exact for every t."""
         return mu + self.alpha(t, mu) * (x0 - mu) + self.std(t, mu) * noise
 
     def noise_from_clean(self, x_t: Batch, x0: Batch, mu: Batch, t: Time) -> Batch:

@@ -56,7 +56,10 @@ class Diffusion(lightning.LightningModule):
         self.recipe, self.out, self.first_step = recipe, out, first_step
         self.network = built.network
         if start is not None:
-            self.network.load_state_dict(start.network.state_dict())
+            try:
+                self.network.load_state_dict(start.network.state_dict())
+            except RuntimeError as error:
+                raise RecipeError("the model to start from has another network than the recipe") from error
         self.codec = built.codec
         self.ema = copy.deepcopy(self.network).requires_grad_(False)
         self.restorer = replace(built, network=self.ema)
@@ -124,6 +127,8 @@ class Diffusion(lightning.LightningModule):
         with torch.no_grad():
             for average, now in zip(self.ema.parameters(), self.network.parameters(), strict=True):
                 average.lerp_(now, 1 - decay)
+            for kept, current in zip(self.ema.buffers(), self.network.buffers(), strict=True):
+                kept.copy_(current)
 
     def configure_optimizers(self) -> Any:
         training = self.recipe.training
@@ -155,8 +160,10 @@ class Diffusion(lightning.LightningModule):
         assert isinstance(keeper, ModelCheckpoint)
         best = -math.inf if keeper.best_model_score is None else float(keeper.best_model_score)
         if psnr > best and self.trainer.is_global_zero:
-            card = checkpoint.Card(metrics={"val_psnr": psnr, "step": self.global_step})
-            checkpoint.save(self.out / MODEL, self.restorer, self.recipe, card)
+            metrics = {**self.recipe.card.metrics, "val_psnr": round(psnr, 2), "step": self.global_step}
+            card = self.recipe.card.model_copy(update={"metrics": metrics})
+            dtype = getattr(torch, self.recipe.training.release)
+            checkpoint.save(self.out / MODEL, self.restorer, self.recipe, card, dtype)
         if not psnr > best - self.recipe.training.collapse:
             self._roll_back(keeper.best_model_path, psnr, best)
 
@@ -224,7 +231,7 @@ def train(
         devices: processes on each of `nodes` machines; "auto" takes all accelerators, or one CPU.
 
     Returns:
-        The released model's file.
+        The released model's file, whose validation score was the best.
 
     Raises:
         RecipeError: `out` holds a run of another recipe.
@@ -236,11 +243,30 @@ def train(
     first_step = 0
     if last.exists():
         first_step = int(torch.load(last, weights_only=True, mmap=True)["global_step"])
-    training = recipe.training
     module = Diffusion(recipe, out, start, first_step)
+    with _quiet():
+        trainer = _trainer(recipe.training, out, first_step, devices, nodes)
+        if trainer.is_global_zero:
+            effective = recipe.training.batch * recipe.training.accumulate * trainer.world_size
+            print(f"{out}: step {first_step} of {recipe.training.steps}, {effective} samples a step")
+        trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
+        trainer.save_checkpoint(last)
+    return out / MODEL
+
+
+def _trainer(
+    training: Training, out: Path, first_step: int, devices: int | str, nodes: int
+) -> lightning.Trainer:
+    """Lightning's loop for a run in the folder `out`."""
     if devices == "auto" and checkpoint.best_device().type == "cpu":
         devices = 1
-    trainer = lightning.Trainer(
+    best = ModelCheckpoint(
+        out, "best-{step}", "val/psnr", mode="max", save_top_k=training.keep, save_on_train_epoch_end=False
+    )
+    newest = ModelCheckpoint(
+        out, Path(LAST).stem, every_n_train_steps=training.save_every, enable_version_counter=False
+    )
+    return lightning.Trainer(
         max_steps=training.steps,
         max_epochs=-1,
         devices=devices,
@@ -258,31 +284,10 @@ def train(
             TensorBoardLogger(out, name="log", version="tensorboard"),
             CSVLogger(out, name="log", version=f"from-step-{first_step}"),
         ],
-        callbacks=[
-            ModelCheckpoint(
-                out,
-                "best-{step}",
-                monitor="val/psnr",
-                mode="max",
-                save_top_k=training.keep,
-                save_on_train_epoch_end=False,
-            ),
-            ModelCheckpoint(
-                out, Path(LAST).stem, every_n_train_steps=training.save_every, enable_version_counter=False
-            ),
-            LearningRateMonitor("step"),
-            TQDMProgressBar(refresh_rate=10),
-        ],
+        callbacks=[best, newest, LearningRateMonitor("step"), TQDMProgressBar(refresh_rate=10)],
         plugins=[AtomicIO()],
         default_root_dir=out,
     )
-    if trainer.is_global_zero:
-        effective = training.batch * training.accumulate * trainer.world_size
-        print(f"{out}: step {first_step} of {training.steps}, {effective} samples a step")
-    with _quiet():
-        trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
-    trainer.save_checkpoint(last)
-    return out / MODEL
 
 
 def _seed(seed: int, number: int) -> int:

@@ -1,0 +1,68 @@
+"""PSNR and SSIM of every sampler by number of steps, and whether the samples' deviation predicts the error.
+
+    python benchmarks/samplers.py PAIRS [MODEL]
+
+PAIRS holds lq/ and gt/. The table is Markdown, as in docs/sampling.md.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import refusion
+from refusion.data import find_pairs
+from refusion.evaluate import score
+from refusion.restorer import SAMPLERS, Restorer
+
+STEPS = (1, 2, 5, 10, 20, 100)
+SETTINGS = [
+    ("posterior, eta 1", {"sampler": "posterior"}),
+    ("posterior, eta 0.5", {"sampler": "posterior", "eta": 0.5}),
+    *[(name, {"sampler": name}) for name in SAMPLERS if name != "posterior"],
+]
+
+
+def table(restore: Restorer, pairs: list[tuple[refusion.Image, refusion.Image]]) -> None:
+    """A row for each sampler, PSNR / SSIM in RGB for each number of steps."""
+    print("| sampler | " + " | ".join(f"{n} step{'s' * (n > 1)}" for n in STEPS) + " |")
+    print("|---" * (len(STEPS) + 1) + "|")
+    for name, options in SETTINGS:
+        cells = []
+        for steps in STEPS:
+            scores = [score(restore(lq, steps=steps, **options), gt) for lq, gt in pairs]
+            cells.append(f"{np.mean([s.psnr for s in scores]):.2f} / {np.mean([s.ssim for s in scores]):.3f}")
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+def uncertainty(restore: Restorer, pairs: list[tuple[refusion.Image, refusion.Image]], steps: int) -> None:
+    """Correlation, over 8 x 8 blocks of each picture, of 8 samples' deviation with their mean's error."""
+
+    def blocks(x: np.ndarray) -> np.ndarray:
+        height, width = (n // 8 * 8 for n in x.shape)
+        return x[:height, :width].reshape(height // 8, 8, width // 8, 8).mean((1, 3)).ravel()
+
+    correlations, ratios, singles, means = [], [], [], []
+    for lq, gt in pairs:
+        samples = restore.samples(lq, 8, steps=steps)
+        error, deviation = blocks(np.abs(samples.mean.pixels - gt.pixels).mean(-1)), blocks(samples.deviation)
+        ranks = [np.argsort(np.argsort(z)) for z in (error, deviation)]
+        correlations.append(np.corrcoef(*ranks)[0, 1])
+        ratios.append(deviation.mean() / error.mean())
+        singles.append(score(samples.pictures[0], gt).psnr)
+        means.append(score(samples.mean, gt).psnr)
+    print(f"{steps} steps: rank correlation {np.mean(correlations):.2f}, ", end="")
+    print(f"mean deviation / mean error {np.mean(ratios):.2f}, ", end="")
+    print(f"PSNR of one sample {np.mean(singles):.2f}, of the mean of 8 {np.mean(means):.2f} dB")
+
+
+def main() -> None:
+    restore = refusion.load(sys.argv[2] if len(sys.argv) > 2 else "shadow-removal")
+    pairs = [pair.read() for pair in find_pairs(Path(sys.argv[1]))]
+    for steps in (2, 5, 10):
+        uncertainty(restore, pairs, steps)
+    table(restore, pairs)
+
+
+if __name__ == "__main__":
+    main()

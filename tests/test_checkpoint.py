@@ -1,0 +1,378 @@
+"""A file gives back the restorer that was saved, and whatever else it holds is one line of error."""
+
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import refusion
+from refusion import checkpoint
+from refusion.checkpoint import Card, bundled_models, read_header, save
+from refusion.errors import CheckpointError, RefusionError
+from refusion.recipe import Recipe, parse
+from refusion.restorer import Restorer
+
+TINY: dict[str, Any] = {
+    "task": "test",
+    "network": {"name": "ConditionalNAFNet", "width": 4, "encoder": [1], "middle": 1, "decoder": [1]},
+    "codec": {"name": "Pixels", "factor": 2},
+    "process": {"noise_level": "50/255"},
+    "prediction": "clean",
+    "sampling": {"steps": 2},
+    "data": {"folder": "/home/somebody/secret", "scenes": ["/home/somebody/holiday"]},
+}
+CARD = Card(summary="A test.", terms="none", metrics={"psnr": 30.5})
+PICTURE = np.random.default_rng(0).uniform(0.2, 0.8, (13, 18, 3)).astype(np.float32)
+
+
+def make(described: Recipe) -> Restorer:
+    """A restorer in which every weight counts; a fresh network is nearly the identity."""
+    restorer = described.build()
+    torch.manual_seed(1)
+    for parameter in restorer.network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    restorer.network.requires_grad_(False).eval()
+    return restorer
+
+
+RECIPE = parse(TINY, "test")
+
+
+@pytest.fixture(scope="session")
+def restorer() -> Restorer:
+    return make(RECIPE)
+
+
+@pytest.fixture(scope="session")
+def model(restorer: Restorer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    save(path, restorer, RECIPE, CARD)
+    return path
+
+
+@pytest.fixture
+def forge(model: Path, tmp_path: Path) -> Callable[..., Path]:
+    """The model with other tensors or another text about them."""
+
+    def change(
+        tensors: Callable[[dict[str, Tensor]], object] | None = None, meta: object = None, **content: object
+    ) -> Path:
+        held = load_file(model)
+        if tensors:
+            tensors(held)
+        header = {"format": 1, "recipe": RECIPE.model_dump(mode="json"), "card": {}, **content}
+        text = meta if isinstance(meta, str) else json.dumps(header if meta is None else meta)
+        save_file(held, tmp_path / "forged.safetensors", {"refusion": text})
+        return tmp_path / "forged.safetensors"
+
+    return change
+
+
+def said(model: str | Path) -> str:
+    """The one line with which a model is refused."""
+    with pytest.raises(CheckpointError) as caught:
+        refusion.load(model, "cpu")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 600
+    assert Path(model).name in message
+    return message
+
+
+# ---- laws
+
+
+def test_what_was_saved_restores_to_the_bit(restorer: Restorer, model: Path) -> None:
+    loaded = refusion.load(model, "cpu")
+    for options in ({}, {"steps": 5, "sampler": "sde-2", "seed": 3}):
+        expected = restorer(PICTURE, **options).pixels
+        np.testing.assert_array_equal(loaded(PICTURE, **options).pixels, expected)
+    assert np.abs(expected - PICTURE).max() > 0.05  # the weights count
+    assert loaded.sampling == restorer.sampling
+    assert torch.equal(loaded.sde.alphas, restorer.sde.alphas)
+    assert not any(p.requires_grad for p in loaded.network.parameters())
+    assert not loaded.network.training
+
+
+def test_half_precision_restores_closely(restorer: Restorer, model: Path, tmp_path: Path) -> None:
+    save(tmp_path / "half.safetensors", restorer, RECIPE, CARD, torch.float16)
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.8 * model.stat().st_size
+    loaded = refusion.load(tmp_path / "half.safetensors", "cpu")
+    assert all(p.dtype == torch.float32 for p in loaded.network.parameters())
+    np.testing.assert_allclose(loaded(PICTURE).pixels, restorer(PICTURE).pixels, rtol=0, atol=5e-3)
+
+
+def test_saved_again_it_is_the_same_file(model: Path, tmp_path: Path) -> None:
+    header = read_header(model)
+    save(tmp_path / "again.safetensors", refusion.load(model, "cpu"), header.recipe, header.card)
+    assert (tmp_path / "again.safetensors").read_bytes() == model.read_bytes()
+
+
+def test_the_header_is_readable_alone(restorer: Restorer, model: Path) -> None:
+    header = read_header(model)
+    assert header.card == CARD
+    assert header.parameters == sum(p.numel() for p in restorer.network.parameters())
+    nowhere = RECIPE.data.model_copy(update={"folder": "", "scenes": ()})
+    assert header.recipe == RECIPE.model_copy(update={"data": nowhere})
+
+
+def test_no_folder_of_the_data_is_in_the_file(model: Path) -> None:
+    assert b"somebody" not in model.read_bytes()
+
+
+def test_the_long_skip_travels_with_the_weights(restorer: Restorer, tmp_path: Path) -> None:
+    """Either variant takes the weights of the other; only the flag tells them apart."""
+    other = parse(TINY, "test", {"network.long_skip": True})
+    skipping = make(other)
+    for a, b in zip(skipping.network.parameters(), restorer.network.parameters(), strict=True):
+        assert torch.equal(a, b)
+    save(tmp_path / "skip.safetensors", skipping, other, CARD)
+    loaded = refusion.load(tmp_path / "skip.safetensors", "cpu")
+    np.testing.assert_array_equal(loaded(PICTURE).pixels, skipping(PICTURE).pixels)
+    assert np.abs(loaded(PICTURE).pixels - restorer(PICTURE).pixels).max() > 0.01
+
+
+@pytest.mark.parametrize("codec", [{"name": "Pyramid", "longest_side": 8, "factor": 2}, {"name": "Pixels"}])
+@pytest.mark.parametrize("prediction", ["noise", "velocity"])
+def test_all_that_the_weights_mean_is_in_the_file(
+    tmp_path: Path, codec: dict[str, object], prediction: str
+) -> None:
+    other = parse(
+        TINY,
+        "test",
+        {
+            "codec": codec,
+            "prediction": prediction,
+            "process": {"schedule": "linear", "steps": 10, "delta": 0.2, "noise_level": 0.3},
+        },
+    )
+    made = make(other)
+    save(tmp_path / "m.safetensors", made, other, CARD)
+    loaded = refusion.load(tmp_path / "m.safetensors", "cpu")
+    np.testing.assert_array_equal(loaded(PICTURE).pixels, made(PICTURE).pixels)
+
+
+def test_nothing_in_a_model_is_unpickled(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a model was unpickled")
+
+    for owner, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (torch, "load")):
+        monkeypatch.setattr(owner, name, refuse)
+    assert refusion.load(model, "cpu")(PICTURE).size == (18, 13)
+
+
+# ---- finding and saving
+
+
+def test_a_runs_folder_stands_for_its_model(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(model.read_bytes())
+    assert refusion.load(tmp_path, "cpu")(PICTURE).size == (18, 13)
+    assert refusion.load(str(tmp_path), torch.device("cpu")).device == torch.device("cpu")
+
+
+def test_a_bundled_name_stands_for_its_file(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "BUNDLED", model.parent)
+    monkeypatch.chdir(tmp_path)
+    assert checkpoint.resolve("tiny") == model
+    (tmp_path / "tiny").mkdir()  # say, of restored pictures
+    assert checkpoint.resolve("tiny") == model
+    assert "bundled are tiny" in said("tinny")
+
+
+def test_the_best_device_is_taken(model: Path) -> None:
+    assert refusion.load(model).device.type == checkpoint.best_device().type
+
+
+def test_a_failed_save_leaves_the_old_model(
+    restorer: Restorer, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "m.safetensors"
+    target.write_bytes(model.read_bytes())
+
+    def full(tensors: object, path: Path, metadata: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(checkpoint, "save_file", full)
+        save(target, restorer, RECIPE, CARD)
+    assert target.read_bytes() == model.read_bytes()
+    assert list(tmp_path.iterdir()) == [target]
+    save(target, restorer, RECIPE, Card(summary="new"))
+    assert read_header(target).card.summary == "new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_saving_makes_the_folder(restorer: Restorer, tmp_path: Path) -> None:
+    save(tmp_path / "a" / "b" / "m.safetensors", restorer, RECIPE, CARD)
+    assert (tmp_path / "a" / "b" / "m.safetensors").is_file()
+
+
+def test_others_may_read_a_model_as_any_new_file(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").touch()
+    assert model.stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
+# ---- errors: files
+
+
+def test_nothing_of_that_name(tmp_path: Path) -> None:
+    assert "bundled" in said(tmp_path / "none.safetensors")
+    assert "bundled" in said("no-such-model")
+    assert "neither" in said(tmp_path)  # a folder without a model
+
+
+@pytest.mark.parametrize("part", [0.0, 0.0001, 0.0005, 0.01, 0.3, 0.9, 0.9999])
+def test_a_truncated_file(model: Path, tmp_path: Path, part: float) -> None:
+    data = model.read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(data[: int(part * len(data))])
+    assert "not a whole safetensors file" in said(tmp_path / "cut.safetensors")
+
+
+def test_a_file_of_anything_else(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    contents = [np.random.default_rng(0).bytes(5000), b"\0" * 100, b"{}", pickle.dumps({"a": 1}), b"\x89PNG"]
+    for content in contents:
+        path.write_bytes(content)
+        assert "not a whole safetensors file" in said(path)
+    torch.save({"params": torch.ones(3)}, path)
+    assert "not a whole safetensors file" in said(path)
+
+
+def test_a_safetensors_file_of_others(model: Path, tmp_path: Path) -> None:
+    for metadata in (None, {"format": "pt"}):
+        save_file(load_file(model), tmp_path / "other.safetensors", metadata)
+        assert "without refusion's recipe" in said(tmp_path / "other.safetensors")
+
+
+# ---- errors: what a file says of itself
+
+NESTED = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    "meta",
+    ["[]", "5", "null", '"text"', "{", "", NESTED, '{"format": 1}', '{"format":1,"recipe":%s}' % NESTED],
+    ids=["list", "number", "null", "text", "cut", "empty", "nested", "bare", "nested inside"],
+)
+def test_a_text_that_is_no_header(forge: Callable[..., Path], meta: str) -> None:
+    assert "without refusion's recipe" in said(forge(meta=meta))
+
+
+@pytest.mark.parametrize("recipe", [None, [], "text", 5, [["task", "x"]]])
+def test_a_recipe_that_is_no_mapping(forge: Callable[..., Path], recipe: object) -> None:
+    assert "recipe" in said(forge(recipe=recipe))
+
+
+@pytest.mark.parametrize("card", [5, [], {"author": "x"}, {"metrics": {"psnr": "high"}}])
+def test_a_card_of_another_kind(forge: Callable[..., Path], card: object) -> None:
+    assert "card" in said(forge(card=card))
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_another_format(forge: Callable[..., Path], version: object) -> None:
+    assert f"format {version}" in said(forge(format=version))
+
+
+def changed(name: str, value: object) -> dict[str, object]:
+    *parents, last = name.split(".")
+    whole = RECIPE.model_dump(mode="json")
+    level = whole
+    for parent in parents:
+        level = level[parent]
+    level[last] = value
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("network.depth", 3, "unknown key network.depth"),
+        ("network.name", "UNet", "ConditionalNAFNet"),
+        ("process.noise_level", 50, "50/255"),
+        ("process", {}, "process.noise_level is missing"),
+        ("network.width", 10**9, "1000000000"),
+        ("network.width", 65536, "its recipe means (524288, 65536)"),
+        ("codec.factor", 60000, "its recipe means (4, 21600000000, 3, 3)"),
+        ("sampling.steps", 1000, "sampling.steps"),
+    ],
+)
+def test_a_recipe_that_cannot_be(forge: Callable[..., Path], name: str, value: object, expected: str) -> None:
+    assert expected in said(forge(recipe=changed(name, value)))
+
+
+def test_a_recipe_without_end(forge: Callable[..., Path]) -> None:
+    """Refused before it takes the machine's memory or time."""
+    deep = changed("network.encoder", [1] * 60)
+    deep["network"]["decoder"] = [1] * 60  # type: ignore[index]
+    said(forge(recipe=deep))
+
+
+def test_times_without_end(forge: Callable[..., Path]) -> None:
+    assert "process.steps" in said(forge(recipe=changed("process.steps", 10**6)))
+
+
+# ---- errors: weights
+
+INTRO = "network.intro.weight"
+
+
+def test_a_missing_tensor(forge: Callable[..., Path]) -> None:
+    assert f"{INTRO} is no such tensor" in said(forge(lambda held: held.pop(INTRO)))
+
+
+def test_a_tensor_too_many(forge: Callable[..., Path]) -> None:
+    assert "extra is (3,), and" in said(forge(lambda held: held.update(extra=torch.ones(3))))
+
+
+def test_a_tensor_of_another_shape(forge: Callable[..., Path]) -> None:
+    message = said(forge(lambda held: held.update({INTRO: torch.ones(4, 6, 3, 3)})))
+    assert f"{INTRO} is (4, 6, 3, 3), and its recipe means (4, 24, 3, 3)" in message
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers(forge: Callable[..., Path], broken: float) -> None:
+    message = said(forge(lambda held: held[INTRO].view(-1)[5].fill_(broken)))
+    assert INTRO in message
+    assert "NaN or infinity" in message
+
+
+# ---- errors: devices
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", "cpu:x", "xla"])
+def test_a_device_that_is_not_there(model: Path, device: str) -> None:
+    with pytest.raises((RefusionError, ValueError)) as caught:
+        refusion.load(model, device)
+    assert device in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# ---- the bundled models
+
+
+def test_shadow_removal_is_bundled() -> None:
+    assert "shadow-removal" in [path.stem for path in bundled_models()]
+
+
+@pytest.mark.parametrize("path", list(bundled_models()), ids=lambda path: path.stem)
+def test_a_bundled_model_restores_and_says_what_it_is(path: Path) -> None:
+    header = read_header(path)
+    for name in ("summary", "data", "terms", "training", "metrics", "limits"):
+        assert getattr(header.card, name), name
+    loaded = refusion.load(path.stem, "cpu")
+    restored = loaded(PICTURE)
+    assert restored.size == (18, 13)
+    np.testing.assert_array_equal(restored.pixels, loaded(PICTURE).pixels)
+    assert replace(loaded.sampling) == header.recipe.sampling
+    assert path.stat().st_size < 100e6

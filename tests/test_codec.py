@@ -1,0 +1,149 @@
+"""What a codec takes apart it puts together again, whatever the size and whatever was encoded in between."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from refusion.codec import Codec, Pixels, Pyramid
+
+sides = st.integers(1, 40)
+seeds = st.integers(0, 99)
+
+
+def picture(height: int, width: int, seed: int = 0, batch: int = 1) -> Tensor:
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def there_and_back(codec: Codec, image: Tensor) -> Tensor:
+    mu, features, size = codec.encode(image)
+    return codec.decode(mu, features, size)
+
+
+# ---- laws
+
+
+@given(sides, sides, st.integers(1, 5), seeds)
+@example(1, 1, 4, 0)
+@example(3, 3, 4, 0)
+@example(1, 37, 2, 0)
+def test_pixels_come_back_exactly(height: int, width: int, factor: int, seed: int) -> None:
+    image = picture(height, width, seed, batch=2)
+    assert torch.equal(there_and_back(Pixels(factor), image), image)
+
+
+@given(sides, sides, st.integers(1, 4), st.integers(4, 32), seeds)
+@example(1, 1, 4, 4, 0)
+@example(3, 3, 4, 208, 0)
+@example(1, 40, 2, 8, 0)
+@example(40, 1, 4, 4, 0)
+def test_a_pyramid_comes_back(height: int, width: int, factor: int, longest_side: int, seed: int) -> None:
+    image = picture(height, width, seed, batch=2)
+    back = there_and_back(Pyramid(longest_side, factor), image)
+    torch.testing.assert_close(back, image, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("codec", [Pixels(), Pixels(4), Pyramid(8, 2), Pyramid(64, 4)], ids=repr)
+def test_nothing_is_remembered_between_calls(codec: Codec) -> None:
+    """Sizes and features travel with the value: encodings of other sizes in between change nothing."""
+    images = [picture(*size, seed) for seed, size in enumerate([(12, 20), (3, 3), (33, 7), (1, 1)])]
+    encoded = [codec.encode(image) for image in images]
+    for image, (mu, features, size) in reversed(list(zip(images, encoded, strict=True))):
+        torch.testing.assert_close(codec.decode(mu, features, size), image, rtol=0, atol=1e-6)
+    assert not codec.state_dict()
+
+
+@pytest.mark.parametrize("codec", [Pixels(4), Pyramid(8, 2)], ids=["pixels", "pyramid"])
+def test_pictures_of_a_batch_do_not_touch(codec: Codec) -> None:
+    images = picture(13, 22, batch=3)
+    together = codec.encode(images)
+    for i, image in enumerate(images):
+        alone = codec.encode(image[None])
+        assert torch.equal(together.mu[i : i + 1], alone.mu)
+        assert together.size == alone.size
+
+
+@given(sides, sides, seeds)
+def test_states_are_in_their_bounds(height: int, width: int, seed: int) -> None:
+    image = picture(height, width, seed).round()
+    for codec in (Pixels(3), Pyramid(8, 2)):
+        mu = codec.encode(image).mu
+        assert codec.bounds is not None
+        assert codec.bounds[0] <= mu.min()
+        assert mu.max() <= codec.bounds[1] + 1e-6
+        assert mu.shape[:2] == (1, codec.channels)
+
+
+# ---- Pixels
+
+
+def test_pixels_without_a_factor_are_the_picture() -> None:
+    image = picture(5, 7)
+    mu, features, size = Pixels().encode(image)
+    assert torch.equal(mu, image)
+    assert (features, size) == ((), (5, 7))
+
+
+def test_a_factor_makes_squares_channels() -> None:
+    image = picture(5, 6)
+    mu = Pixels(2).encode(image).mu
+    assert mu.shape == (1, 12, 3, 3)
+    torch.testing.assert_close(mu[0, :4, 1, 2], image[0, 0, 2:4, 4:6].flatten())
+    # Below the last row the border is repeated, and not zero.
+    assert torch.equal(mu[0, 2, 2], image[0, 0, 4, 0::2])
+
+
+# ---- Pyramid
+
+
+@pytest.mark.parametrize("size", [(50, 30), (33, 64), (200, 3), (17, 17)])
+def test_large_pictures_are_reduced_to_the_longest_side(size: tuple[int, int]) -> None:
+    mu, (details,), reduced = Pyramid(16, 4).encode(picture(*size))
+    assert max(reduced) == 16
+    assert min(reduced) == max(1, round(16 * min(size) / max(size)))
+    assert details.shape[-2:] == size
+    assert mu.shape[-2:] == tuple(math.ceil(n / 4) for n in reduced)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (5, 16), (1, 1), (3, 3)])
+def test_small_pictures_are_not_enlarged(size: tuple[int, int]) -> None:
+    image = picture(*size)
+    codec = Pyramid(16, 4)
+    mu, (details,), reduced = codec.encode(image)
+    assert reduced == size
+    assert details.abs().max() < 1e-6
+    light = torch.log1p(image / 0.05) / math.log1p(1 / 0.05)
+    torch.testing.assert_close(mu, Pixels(4).encode(light).mu)
+
+
+@given(st.floats(-0.3, 0.3), st.floats(0.02, 0.5), seeds)
+def test_equal_light_in_the_reduced_picture_multiplies_the_details(
+    change: float, dark: float, seed: int
+) -> None:
+    """Adding to the state multiplies x + dark everywhere by one number, details as all else."""
+    codec, image = Pyramid(8, 2, dark), picture(21, 34, seed)
+    mu, features, size = codec.encode(image)
+    changed = codec.decode(mu + change, features, size)
+    gain = math.exp(change * math.log1p(1 / dark))
+    torch.testing.assert_close(changed, gain * (image + dark) - dark, rtol=1e-5, atol=1e-5)
+
+
+def test_the_curve_spans_the_range() -> None:
+    codec = Pyramid(8, 1)
+    ends = torch.tensor([0.0, 1.0])[None, None, None].expand(1, 3, 1, 2)
+    torch.testing.assert_close(codec.encode(ends).mu, ends)
+
+
+# ---- errors
+
+
+def test_wrong_sizes_are_errors() -> None:
+    with pytest.raises(ValueError, match="factor is 0: give at least 1"):
+        Pixels(0)
+    with pytest.raises(ValueError, match="give at least 4"):
+        Pyramid(3, 4)
+    with pytest.raises(ValueError, match="above 0"):
+        Pyramid(16, 4, dark=0)

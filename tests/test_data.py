@@ -1,0 +1,347 @@
+"""Pairs are found by stem; sample i is a function of (seed, i); everything wrong is said at once."""
+
+import pickle
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from refusion.data import (
+    Augment,
+    Pair,
+    StepBatches,
+    TrainingSamples,
+    contact_sheet,
+    find_pairs,
+    inspect_pairs,
+)
+from refusion.errors import DataError, ImageError
+from refusion.image import from_array, write
+
+Place = Callable[[str, np.ndarray], Path]
+
+EVERYTHING = Augment(
+    flip=0.5, turn=True, zoom=0.5, exposure=0.2, tint=0.1, gamma=0.2, strength=0.3, borrow=0.3, clean=0.2
+)
+
+
+def degrade(gt: np.ndarray) -> np.ndarray:
+    """Of each pixel alone, so that cropping and turning commute with it."""
+    return gt * 0.5 + 0.1
+
+
+def texture(seed: int, height: int, width: int) -> np.ndarray:
+    """Values of 16 bit, so that a file holds them exactly."""
+    return np.random.default_rng(seed).integers(0, 65536, (height, width, 3)).astype(np.uint16)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """Write an array to a place in the data's folder."""
+
+    def put(name: str, array: np.ndarray) -> Path:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write(from_array(array), tmp_path / name)
+        return tmp_path / name
+
+    return put
+
+
+def make_pairs(place: Place, sizes: list[tuple[int, int]]) -> list[Pair]:
+    pairs = []
+    for i, size in enumerate(sizes):
+        gt = texture(i, *size) / 65535
+        pairs.append(Pair(place(f"lq/{i}.tif", degrade(gt)), place(f"gt/{i}.tif", gt)))
+    return pairs
+
+
+@pytest.fixture(scope="module")
+def five(tmp_path_factory: pytest.TempPathFactory) -> list[Pair]:
+    """Five pairs of five sizes."""
+    folder = tmp_path_factory.mktemp("five")
+
+    def put(name: str, array: np.ndarray) -> Path:
+        (folder / name).parent.mkdir(exist_ok=True)
+        write(from_array(array), folder / name)
+        return folder / name
+
+    return make_pairs(put, [(24, 30), (20, 16), (16, 16), (9, 40), (33, 21)])
+
+
+def same(a: tuple[Tensor, Tensor, int], b: tuple[Tensor, Tensor, int]) -> bool:
+    return torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) and a[2] == b[2]
+
+
+# ---- laws of the samples
+
+
+def test_a_sample_is_a_function_of_the_seed_and_its_number(five: list[Pair]) -> None:
+    samples = TrainingSamples(five, (12, 16), EVERYTHING, seed=3)
+    forward = [samples[i] for i in range(12)]
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002 - the global state must not matter
+    elsewhere = pickle.loads(pickle.dumps(TrainingSamples(five, (12, 16), EVERYTHING, seed=3)))
+    for i in reversed(range(12)):
+        assert same(elsewhere[i], forward[i])
+    other = TrainingSamples(five, (12, 16), EVERYTHING, seed=4)
+    assert not any(same(other[i], forward[i]) for i in range(12))
+
+
+def test_every_pair_comes_once_in_every_epoch(five: list[Pair]) -> None:
+    plain = TrainingSamples(five, (4, 4), Augment(flip=0), seed=1)
+    read: list[Pair] = []
+    order = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Pair, "read", (lambda original: lambda pair: read.append(pair) or original(pair))(Pair.read)
+        )
+        for epoch in range(4):
+            read.clear()
+            for i in range(5):
+                plain[5 * epoch + i]
+            assert Counter(read) == Counter(five)
+            order.append(tuple(pair.name for pair in read))
+    assert len(set(order)) > 1
+
+
+@pytest.mark.parametrize("patch", [(16, 16), (8, 12), (40, 40), (1, 1), (64, 8)])
+@pytest.mark.parametrize("how", [Augment(), Augment(turn=True, zoom=0.4)], ids=["cropped", "zoomed"])
+def test_both_pictures_are_cut_turned_and_resized_alike(
+    five: list[Pair], patch: tuple[int, int], how: Augment
+) -> None:
+    samples = TrainingSamples(five, patch, how)
+    for i in range(10):
+        lq, gt, number = samples[i]
+        assert lq.shape == gt.shape == (3, *patch)
+        assert number == i
+        np.testing.assert_allclose(lq, degrade(gt.numpy()), rtol=0, atol=1e-4)
+
+
+def test_a_crop_is_a_piece_of_the_picture(five: list[Pair]) -> None:
+    """Without a zoom, samples are cut at the picture's own scale."""
+    samples = TrainingSamples(five[:1], (10, 12), Augment(flip=0))
+    whole = five[0].read()[1].pixels
+    places = set()
+    for i in range(6):
+        piece = samples[i][1].permute(1, 2, 0).numpy()
+        windows = np.lib.stride_tricks.sliding_window_view(whole, piece.shape)[:, :, 0]
+        hits = np.argwhere(np.abs(windows - piece).max((2, 3, 4)) < 1e-6)
+        assert len(hits) == 1
+        places.add(tuple(hits[0]))
+    assert len(places) > 1
+
+
+@pytest.mark.parametrize("size", [(3, 3), (1, 1), (1, 50), (50, 2), (15, 16)])
+@pytest.mark.parametrize("how", [Augment(), EVERYTHING], ids=["plain", "everything"])
+def test_pictures_smaller_than_the_patch(place: Place, size: tuple[int, int], how: Augment) -> None:
+    samples = TrainingSamples(make_pairs(place, [size]), (16, 16), how)
+    for i in range(4):
+        lq, gt, _ = samples[i]
+        assert lq.shape == gt.shape == (3, 16, 16)
+        assert bool(lq.isfinite().all())
+
+
+def test_a_batch_collates(five: list[Pair]) -> None:
+    loader = torch.utils.data.DataLoader(
+        TrainingSamples(five, (8, 8), EVERYTHING), batch_sampler=StepBatches(1, 3, 4)
+    )
+    batches = list(loader)
+    assert [batch[2].tolist() for batch in batches] == [[4, 5, 6, 7], [8, 9, 10, 11]]
+    assert batches[0][0].shape == (4, 3, 8, 8)
+
+
+# ---- augmentation
+
+
+@given(st.integers(0, 30))
+@example(0)
+def test_samples_stay_in_range(five: list[Pair], i: int) -> None:
+    lq, gt, _ = TrainingSamples(five, (12, 12), EVERYTHING)[i]
+    for z in (lq, gt):
+        assert 0 <= z.min()
+        assert z.max() <= 1
+
+
+def flat(place: Place, name: str, lq: float, gt: float) -> Pair:
+    """A pair of two even pictures."""
+    return Pair(*(place(f"{side}/{name}.tif", np.full((6, 6, 3), z)) for side, z in (("lq", lq), ("gt", gt))))
+
+
+def drawn(pairs: list[Pair], how: Augment, count: int = 40, scenes: tuple[Path, ...] = ()) -> np.ndarray:
+    """The mean colours of many samples: (count, lq or gt, rgb)."""
+    samples = TrainingSamples(pairs, (6, 6), how, scenes=scenes)
+    return np.array([[z.mean((1, 2)).numpy() for z in samples[i][:2]] for i in range(count)])
+
+
+def test_exposure_and_tint_are_alike_for_both_pictures(place: Place) -> None:
+    pairs = [flat(place, "a", 0.25, 0.5)]
+    exposed = drawn(pairs, Augment(exposure=0.2))
+    gains = exposed[:, 1] / 0.5
+    np.testing.assert_allclose(exposed[:, 0] / 0.25, gains, atol=1e-3)
+    assert 0.79 < gains.min() < 0.9
+    assert 1.1 < gains.max() < 1.21
+    np.testing.assert_allclose(gains.std(1), 0, atol=1e-5)
+    tinted = drawn(pairs, Augment(tint=0.1))[:, 1] / 0.5
+    assert tinted.min() > 0.899
+    assert tinted.max() < 1.101
+    assert (tinted.std(1) > 1e-3).all()
+
+
+def test_gamma_is_alike_for_both_pictures(place: Place) -> None:
+    changed = drawn([flat(place, "a", 0.25, 0.5)], Augment(gamma=0.2))[..., 0]
+    exponents = np.log(changed) / np.log([0.25, 0.5])
+    np.testing.assert_allclose(exponents[:, 0], exponents[:, 1], atol=1e-3)
+    assert 0.79 < exponents.min() < 0.9
+    assert 1.1 < exponents.max() < 1.21
+
+
+def test_strength_makes_the_degradation_weaker_or_stronger(place: Place) -> None:
+    changed = drawn([flat(place, "a", 0.25, 0.5)], Augment(strength=1.0))[..., 0]
+    np.testing.assert_allclose(changed[:, 1], 0.5, atol=1e-4)
+    powers = np.log((changed[:, 0] + 0.02) / 0.52) / np.log(0.27 / 0.52)
+    assert 0.49 < powers.min() < 0.7
+    assert 1.1 < powers.max() < 1.31
+
+
+def test_clean_samples_have_nothing_to_restore(place: Place) -> None:
+    colours = drawn([flat(place, "a", 0.25, 0.5)], Augment(clean=1.0))
+    np.testing.assert_allclose(colours, 0.5, atol=1e-4)
+    some = drawn([flat(place, "a", 0.25, 0.5)], Augment(clean=0.3))[:, 0, 0]
+    assert 3 < (some > 0.4).sum() < 25
+
+
+def test_borrowing_puts_the_degradation_of_one_pair_on_another(place: Place) -> None:
+    """The first pair darkens, the second does not: borrowed, either may fall on either scene."""
+    pairs = [flat(place, "a", 0.1, 0.4), flat(place, "b", 0.8, 0.8)]
+    own = {tuple(row.round(2).tolist()) for row in drawn(pairs, Augment())[..., 0]}
+    assert {(round(lq, 2), round(gt, 2)) for lq, gt in own} == {(0.1, 0.4), (0.8, 0.8)}
+    borrowed = drawn(pairs, Augment(borrow=1.0))[..., 0]
+    for scene in (0.4, 0.8):
+        ratios = np.array([lq / gt for lq, gt in borrowed if abs(gt - scene) < 1e-3])
+        assert (ratios > 0.999).any()
+        assert (ratios < 0.6).any()
+
+
+def test_borrowed_degradations_fall_on_scenes(place: Place) -> None:
+    pairs = [flat(place, "a", 0.1, 0.4)]
+    scene = place("scenes/s.tif", np.full((9, 7, 3), 0.9))
+    colours = drawn(pairs, Augment(borrow=1.0, scene=0.5), scenes=(scene,))[..., 0]
+    on_scene = np.abs(colours[:, 1] - 0.9) < 1e-3
+    assert 8 < on_scene.sum() < 32
+    np.testing.assert_allclose(colours[~on_scene, 1], 0.4, atol=1e-3)
+    assert (colours[on_scene, 0] < 0.6).all()
+
+
+# ---- the steps of a run
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 6), st.integers(0, 6))
+def test_the_processes_of_a_step_share_one_block(processes: int, batch: int, steps: int, start: int) -> None:
+    each = [list(StepBatches(start, steps, batch, rank, processes)) for rank in range(processes)]
+    for k, step in enumerate(range(start, steps)):
+        together = [i for one in each for i in one[k]]
+        block = batch * processes
+        assert together == list(range(step * block, (step + 1) * block))
+    assert all(len(one) == max(0, steps - start) for one in each)
+
+
+@given(st.integers(0, 8), st.integers(0, 1))
+def test_a_start_resumes_exactly(start: int, rank: int) -> None:
+    whole = list(StepBatches(0, 8, 3, rank, 2))
+    assert list(StepBatches(start, 8, 3, rank, 2)) == whole[start:]
+
+
+# ---- pairs
+
+
+def test_pairs_are_found_by_stem_whatever_the_suffix(place: Place, tmp_path: Path) -> None:
+    grey = np.full((4, 5), 0.5)
+    for name in ("lq/b.png", "gt/b.jpg", "lq/a.tif", "gt/a.PNG", "lq/c.d.webp", "gt/c.d.png"):
+        place(name, grey)
+    (tmp_path / "lq" / "notes.txt").write_text("not a picture")
+    (tmp_path / "gt" / ".hidden.png").write_bytes(b"")
+    pairs = find_pairs(tmp_path)
+    assert [pair.name for pair in pairs] == ["a", "b", "c.d"]
+    assert [(pair.lq.name, pair.gt.name) for pair in pairs][1] == ("b.png", "b.jpg")
+    assert pairs[0].read()[0].size == (5, 4)
+
+
+def test_every_picture_without_a_partner_is_listed(place: Place, tmp_path: Path) -> None:
+    for name in ("lq/a.png", "gt/a.png", "lq/only.png", "gt/other.png", "gt/third.png"):
+        place(name, np.full((4, 4), 0.5))
+    with pytest.raises(DataError) as caught:
+        find_pairs(tmp_path)
+    assert "3 pictures without a partner: lq/only, gt/other, gt/third" in str(caught.value)
+
+
+def test_a_pair_of_two_sizes_names_both(place: Place) -> None:
+    """SOTS's ground truth has a border of ten pixels that its hazy pictures lack."""
+    pair = Pair(place("lq/1.png", np.zeros((460, 620))), place("gt/1.png", np.zeros((480, 640))))
+    with pytest.raises(DataError, match="1: lq and gt have sizes 620x460 and 640x480"):
+        pair.read()
+
+
+def test_two_pictures_of_one_stem_are_an_error(place: Place, tmp_path: Path) -> None:
+    for name in ("lq/a.png", "lq/a.jpg", "gt/a.png"):
+        place(name, np.full((4, 4), 0.5))
+    with pytest.raises(DataError, match=r"a\.png: same stem as a\.jpg"):
+        find_pairs(tmp_path)
+
+
+def test_missing_and_empty_folders_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="lq: no such folder"):
+        find_pairs(tmp_path)
+    for side in ("lq", "gt"):
+        (tmp_path / side).mkdir()
+    with pytest.raises(DataError, match=r"no pictures in lq/ and gt/; they may end in \.png"):
+        find_pairs(tmp_path)
+    assert inspect_pairs(tmp_path).problems == [f"{tmp_path}: no pictures"]
+
+
+def test_a_picture_that_cannot_be_read_is_an_error_of_its_name(place: Place, tmp_path: Path) -> None:
+    pair = Pair(place("lq/a.png", np.zeros((4, 4))), place("gt/a.png", np.zeros((4, 4))))
+    pair.gt.write_bytes(pair.gt.read_bytes()[:40])
+    with pytest.raises(ImageError, match=r"gt.a\.png"):
+        TrainingSamples([pair], (4, 4))[0]
+
+
+def test_inspecting_says_all_that_is_wrong_at_once(place: Place, tmp_path: Path) -> None:
+    for stem, size in (("a", (4, 6)), ("b", (4, 6)), ("c", (8, 8))):
+        place(f"lq/{stem}.png", np.zeros(size))
+        place(f"gt/{stem}.png", np.zeros(size))
+    place("lq/alone.png", np.zeros((4, 4)))
+    place("gt/lonely.png", np.zeros((4, 4)))
+    place("lq/sizes.png", np.zeros((4, 4)))
+    place("gt/sizes.png", np.zeros((4, 5)))
+    place("lq/broken.png", np.zeros((4, 4)))
+    place("gt/broken.png", np.zeros((4, 4))).write_bytes(b"not a picture")
+    finding = inspect_pairs(tmp_path)
+    assert [pair.name for pair in finding.pairs] == ["a", "b", "c"]
+    assert finding.sizes == {(6, 4): 2, (8, 8): 1}
+    assert len(finding.problems) == 4
+    said = "\n".join(finding.problems)
+    for part in (
+        "lq/alone: no partner",
+        "gt/lonely: no partner",
+        "4x4 and 5x4",
+        "broken.png is not a picture",
+    ):
+        assert part in said
+
+
+def test_a_contact_sheet_shows_degraded_above_clean(place: Place) -> None:
+    pairs = [flat(place, "a", 0.2, 0.6), flat(place, "b", 0.4, 0.8)]
+    pairs += make_pairs(place, [(30, 60), (3, 1)])
+    sheet = contact_sheet(pairs, columns=3, side=10)
+    assert sheet.size == (30, 20)
+    for column, (lq, gt) in enumerate([(0.2, 0.6), (0.4, 0.8)]):
+        np.testing.assert_allclose(sheet.pixels[:10, 10 * column : 10 * column + 10], lq, atol=1e-3)
+        np.testing.assert_allclose(sheet.pixels[10:, 10 * column : 10 * column + 10], gt, atol=1e-3)
+    np.testing.assert_array_equal(sheet.pixels[5:10, 20:], 1)  # what a wide picture leaves of its cell
+    assert contact_sheet(pairs, columns=9, side=10).size == (40, 20)

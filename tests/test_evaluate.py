@@ -1,0 +1,151 @@
+"""Pictures are scored as files would be: 8 bit, in RGB and Y, borders left out on request."""
+
+import csv
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from refusion.codec import Pixels
+from refusion.data import Pair
+from refusion.evaluate import Row, Scores, evaluate, mean_scores, score, write_csv
+from refusion.image import Image, from_array, write
+from refusion.metrics import luma, psnr, ssim
+from refusion.prediction import Clean
+from refusion.restorer import Restorer, Sampling
+from refusion.sde import MeanRevertingSDE
+
+INFINITE = float("inf")
+
+
+def picture(seed: int = 0, height: int = 20, width: int = 24) -> Image:
+    return from_array(np.random.default_rng(seed).uniform(0.2, 0.8, (height, width, 3)))
+
+
+class Brighter(nn.Module):
+    """Says that the clean picture is brighter by a tenth."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(0.1), requires_grad=False)
+
+    def embed(self, t: Tensor) -> Tensor:
+        return t[:, None]
+
+    def forward(self, x_t: Tensor, mu: Tensor, t: Tensor, embedding: Tensor) -> Tensor:
+        return self.gain.expand(mu.shape)
+
+
+@pytest.fixture
+def restorer(sde: MeanRevertingSDE) -> Restorer:
+    return Restorer(Brighter(), Pixels(2), sde, Clean(), Sampling(steps=1))
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> list[Pair]:
+    """Darker by a tenth, but the last by nothing."""
+    made = []
+    for i, dark in enumerate((0.1, 0.1, 0.0)):
+        gt = picture(i)
+        lq = gt.with_pixels(gt.pixels - np.float32(dark))
+        for name, z in (("lq", lq), ("gt", gt)):
+            write(z, tmp_path / f"{name}{i}.tif")
+        made.append(Pair(tmp_path / f"lq{i}.tif", tmp_path / f"gt{i}.tif"))
+    return made
+
+
+def test_scores_are_those_of_the_rounded_pictures() -> None:
+    a, b = picture(0), picture(1)
+    rounded = [np.round(z.pixels * 255) / 255 for z in (a, b)]
+    expected = Scores(psnr(*rounded), ssim(*rounded), psnr(*map(luma, rounded)), ssim(*map(luma, rounded)))
+    assert score(a, b) == expected
+    assert expected.psnr != expected.psnr_y
+
+
+def test_less_than_half_a_grey_level_is_no_difference() -> None:
+    truth = from_array(np.full((12, 12, 3), 100 / 255))
+    near, far = (truth.with_pixels(truth.pixels + np.float32(d / 255)) for d in (0.49, 0.51))
+    assert score(near, truth).psnr == INFINITE
+    assert score(near, truth).ssim == pytest.approx(1)
+    assert score(far, truth).psnr == pytest.approx(20 * np.log10(255), abs=1e-3)
+
+
+@pytest.mark.parametrize("border", [0, 1, 4])
+def test_a_border_is_left_out_on_every_side(border: int) -> None:
+    truth = picture()
+    for edge in ((0, slice(None)), (-1, slice(None)), (slice(None), 0), (slice(None), -1)):
+        pixels = truth.pixels.copy()
+        pixels[edge] = 0
+        assert (score(truth.with_pixels(pixels), truth, border).psnr == INFINITE) == (border > 0)
+    inside = truth.pixels.copy()
+    inside[border, border] = 0
+    assert score(truth.with_pixels(inside), truth, border).psnr < INFINITE
+
+
+@pytest.mark.parametrize("border", [10, 50])
+def test_a_border_that_leaves_nothing_is_an_error(border: int) -> None:
+    with pytest.raises(ValueError, match=f"border is {border}: it leaves nothing of 24x20"):
+        score(picture(), picture(), border)
+
+
+def test_a_negative_border_is_an_error() -> None:
+    with pytest.raises(ValueError, match="border is -1"):
+        score(picture(), picture(), -1)
+
+
+def test_other_sizes_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from refusion import evaluate as module
+
+    for name in ("psnr", "ssim", "luma"):  # as users have them, without the tests' hook
+        monkeypatch.setattr(module, name, inspect.unwrap(getattr(module, name)))
+    with pytest.raises(ValueError, match=r"\(20, 24, 3\) and \(24, 20, 3\)"):
+        score(picture(), picture(0, 24, 20))
+
+
+def test_evaluating_restores_and_scores_every_pair(restorer: Restorer, pairs: list[Pair]) -> None:
+    rows = list(evaluate(restorer, pairs))
+    assert [row.name for row in rows] == ["lq0", "lq1", "lq2"]
+    for row, pair in zip(rows, pairs, strict=True):
+        lq, gt = pair.read()
+        assert row.input == score(lq, gt)
+        assert row.output == score(restorer(lq), gt)
+        np.testing.assert_array_equal(row.restored.pixels, restorer(lq).pixels)
+    assert [row.input.psnr > 40 for row in rows] == [False, False, True]
+    assert [row.output.psnr > 40 for row in rows] == [True, True, False]
+
+
+def test_evaluating_is_a_generator_and_takes_options(restorer: Restorer, pairs: list[Pair]) -> None:
+    first = next(evaluate(restorer, [pairs[0], Pair(Path("none"), Path("none"))], 2, steps=3))
+    assert first.output.psnr > 40
+    with pytest.raises(ValueError, match="steps is 101"):
+        next(evaluate(restorer, pairs, steps=101))
+
+
+def test_means_count_equal_pictures_as_100_db() -> None:
+    mean = mean_scores([Scores(INFINITE, 1.0, INFINITE, 1.0), Scores(20.0, 0.5, 22.0, 0.6)])
+    assert mean == Scores(60.0, 0.75, 61.0, 0.8)
+
+
+def test_the_csv_has_one_line_for_each_picture(tmp_path: Path, make_row: Callable[..., Row]) -> None:
+    rows = [make_row("a, b", 20.25), make_row("größe", INFINITE)]
+    write_csv(rows, tmp_path / "scores.csv")
+    with (tmp_path / "scores.csv").open(newline="", encoding="utf-8") as file:
+        first, second = csv.DictReader(file)
+    assert list(first) == [
+        "name", "input_psnr", "input_ssim", "input_psnr_y", "input_ssim_y", "psnr", "ssim", "psnr_y", "ssim_y",
+    ]  # fmt: skip
+    assert (first["name"], second["name"]) == ("a, b", "größe")
+    assert (float(first["input_psnr"]), float(first["psnr"])) == (10, 20.25)
+    assert float(second["psnr"]) == INFINITE
+
+
+@pytest.fixture
+def make_row() -> Callable[..., Row]:
+    def make(name: str, value: float) -> Row:
+        return Row(name, Scores(10, 0.1, 11, 0.2), Scores(value, 0.9, value, 0.9), picture())
+
+    return make

@@ -1,0 +1,291 @@
+"""A recipe says everything once: it survives YAML, and what it does not know is one line of error."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from refusion.cost import cost
+from refusion.errors import RecipeError
+from refusion.recipe import Recipe, load_yaml, parse
+
+ROOT = Path(__file__).parents[1]
+TINY: dict[str, Any] = {
+    "task": "test",
+    "network": {"name": "ConditionalNAFNet", "width": 4, "encoder": [1], "middle": 1, "decoder": [1]},
+    "codec": {"name": "Pixels", "factor": 2},
+    "process": {"noise_level": "50/255"},
+    "prediction": "clean",
+}
+
+
+def said(*overrides: tuple[str, object], values: dict[str, Any] = TINY) -> str:
+    """The one line with which a recipe is refused, read or built."""
+    with pytest.raises(RecipeError) as caught, torch.device("meta"):
+        parse(values, "my.yaml", dict(overrides)).build()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 500
+    return message
+
+
+# ---- laws
+
+
+def test_yaml_gives_the_same_recipe_again(tmp_path: Path) -> None:
+    described = parse(
+        TINY,
+        "test",
+        {
+            "network.long_skip": True,
+            "codec": {"name": "Pyramid", "longest_side": 64, "dark": 0.1},
+            "data.augment.flip": 0.25,
+            "data.scenes": ["a", "b"],
+            "training.learning_rate": 1e-5,
+            "training.betas": [0.8, 0.999],
+            "sampling": {"sampler": "posterior", "eta": 0.5, "steps": 3, "seed": 7},
+        },
+    )
+    file = tmp_path / "again.yaml"
+    file.write_text(described.to_yaml())
+    again = load_yaml(file)
+    assert again == described
+    assert again.to_yaml() == described.to_yaml()
+    assert Recipe.model_validate(described.model_dump(mode="json")) == described
+
+
+def test_parsing_leaves_its_values_alone() -> None:
+    values = yaml.safe_load(yaml.safe_dump(TINY))
+    parse(values, "test", {"network.width": 8, "data.augment.flip": 0.1, "training.steps": 3})
+    assert values == TINY
+
+
+def test_a_recipe_is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        parse(TINY, "test").training.steps = 1  # type: ignore[misc]
+
+
+def test_every_recipe_is_read_built_and_counted(subtests: pytest.Subtests) -> None:
+    files = sorted((ROOT / "recipes").glob("*.yaml"))
+    assert files
+    for file in files:
+        with subtests.test(file.name):
+            described = load_yaml(file)
+            with torch.device("meta"):
+                restorer = described.build()
+            assert restorer.sde.steps >= described.sampling.steps
+            counted = cost(described)
+            assert counted.parameters == sum(p.numel() for p in restorer.network.parameters())
+            assert counted.macs > 0
+            assert parse(yaml.safe_load(described.to_yaml()), "again") == described
+
+
+def test_a_recipe_builds_what_it_says() -> None:
+    made = parse(
+        TINY, "test", {"process.schedule": "linear", "process.steps": 7, "sampling.steps": 2}
+    ).build()
+    assert (made.sde.steps, made.sampling.steps, made.codec.channels) == (7, 2, 12)
+    assert made.sde.noise_level == pytest.approx(50 / 255)
+    assert made.sde.alphas[-1].item() == pytest.approx(0.005)
+    assert made.network.intro.weight.shape == (4, 24, 3, 3)
+
+
+# ---- values
+
+
+@pytest.mark.parametrize("written", ["50/255", 50 / 255, "0.19607843137254902"])
+def test_the_noise_level_may_be_a_fraction(written: object) -> None:
+    assert parse(TINY, "test", {"process.noise_level": written}).process.noise_level == 50 / 255
+
+
+def test_a_noise_level_in_grey_levels_is_an_error_that_says_so() -> None:
+    assert "50/255" in said(("process.noise_level", 50))
+
+
+@pytest.mark.parametrize("written", ["a/b", "50/0", "50/", "/255"])
+def test_no_fraction_is_an_error(written: str) -> None:
+    message = said(("process.noise_level", written))
+    assert "process.noise_level" in message
+    assert written in message
+
+
+def test_exponents_without_a_dot_are_numbers(tmp_path: Path) -> None:
+    """YAML 1.1 takes 1e-3 for a word."""
+    file = tmp_path / "r.yaml"
+    text = yaml.safe_dump({**TINY, "training": {"learning_rate": "RATE", "betas": ["RATE", 0.5]}})
+    file.write_text(text.replace("RATE", "1e-3"))
+    assert yaml.safe_load(file.read_text())["training"]["learning_rate"] == "1e-3"
+    assert load_yaml(file).training.learning_rate == 1e-3
+    assert load_yaml(file).training.betas == (1e-3, 0.5)
+    assert load_yaml(file, ["training.ema=2e-1"]).training.ema == 0.2
+
+
+def test_overrides_go_by_dotted_name(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(yaml.safe_dump(TINY))
+    changed = load_yaml(
+        file, ["network.width=8", "data.patch=[8, 4]", "data.augment.turn=true", "data.folder=a=b"]
+    )
+    assert (changed.network.width, changed.data.patch, changed.data.folder) == (8, (8, 4), "a=b")  # type: ignore[attr-defined]
+    assert changed.data.augment.turn
+    assert changed.network.encoder == (1,)  # type: ignore[attr-defined]
+
+
+# ---- errors
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("tsk", "task"),
+        ("network.widht", "width"),
+        ("codec.factr", "factor"),
+        ("process.noise_lvel", "noise_level"),
+        ("data.ptch", "patch"),
+        ("data.augment.flp", "flip"),
+        ("sampling.stps", "steps"),
+        ("training.lerning_rate", "learning_rate"),
+    ],
+)
+def test_an_unknown_key_is_named_with_what_is_near(wrong: str, right: str) -> None:
+    message = said((wrong, 1))
+    assert message.startswith("my.yaml: ")
+    assert wrong in message
+    assert f"did you mean {right}?" in message
+
+
+def test_every_error_is_named_at_once() -> None:
+    message = said(("network.widht", 4), ("training.steps", 0), ("prediction", "x0"))
+    for part in ("network.widht", "training.steps", "prediction", "reverse-step"):
+        assert part in message
+
+
+@pytest.mark.parametrize("key", ["task", "network", "codec", "process", "prediction"])
+def test_a_missing_key_is_named(key: str) -> None:
+    message = said(values={k: v for k, v in TINY.items() if k != key})
+    assert f"{key} is missing" in message
+    assert "process.noise_level is missing" in said(("process", {}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("network.name", "NAFNet", "ConditionalNAFNet"),
+        ("codec.name", "Pixel", "'Pixels', 'Pyramid'"),
+        ("prediction", "eps", "'noise', 'clean', 'velocity' or 'reverse-step'"),
+        ("process.schedule", "cos", "'constant', 'linear' or 'cosine'"),
+        ("training.optimizer", "sgd", "'adam', 'adamw' or 'lion'"),
+        ("training.compare", "noise", "'output'"),
+        ("sampling.sampler", "ode2", "ode-2"),
+    ],
+)
+def test_a_wrong_name_lists_the_choices(key: str, value: str, expected: str) -> None:
+    message = said((key, value))
+    assert value in message
+    assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("training.steps", 0),
+        ("training.steps", "many"),
+        ("training.batch", 1.5),
+        ("training.clip", -1),
+        ("training.ema", 1),
+        ("training.terminal", 1.1),
+        ("training.learning_rate", None),
+        ("data.patch", [16]),
+        ("data.patch", [16, 0]),
+        ("data.augment.flip", "often"),
+        ("network.encoder", "1"),
+        ("network", 5),
+        ("process.steps", -3),
+        ("sampling.steps", 0),
+        ("sampling.eta", 2),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_key(key: str, value: object) -> None:
+    message = said((key, value))
+    assert key.rsplit(".", 1)[0] in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("network.encoder", [1, 1], "encoder has 2 levels and decoder 1"),
+        ("network.width", 5, "width is 5"),
+        ("codec.factor", 0, "factor is 0"),
+        ("process.delta", 2, "delta 2"),
+        ("process.delta", float("nan"), "delta nan"),
+    ],
+)
+def test_what_a_part_refuses_is_an_error_of_the_recipe(key: str, value: object, expected: str) -> None:
+    assert expected in said((key, value))
+
+
+def test_more_sampling_steps_than_training_times_are_an_error() -> None:
+    message = said(("sampling.steps", 101))
+    assert "101" in message
+    assert "100" in message
+
+
+@pytest.mark.parametrize("key", ["network.width", "network.middle", "codec.factor"])
+def test_huge_sizes_are_refused_before_they_are_built(key: str) -> None:
+    assert "1000000000 is above" in said((key, 10**9))
+    assert "1000000000 is above" in said(("network.encoder", [10**9]), ("network.decoder", [1]))
+
+
+def test_a_table_of_times_without_end_is_refused() -> None:
+    assert "process.steps" in said(("process.steps", 10**6))
+
+
+def test_levels_without_end_are_refused() -> None:
+    assert said(("network.encoder", [1] * 60), ("network.decoder", [1] * 60)).startswith("test: ")
+
+
+def test_a_value_of_any_length_is_shortened() -> None:
+    said(("codec", {"name": "x" * 10_000}))
+    said(("prediction", "x" * 10_000))
+
+
+# ---- files
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"a: [1", "not YAML"),
+        (b"\xff\xfe\x00", "not YAML"),
+        (b"a: b: c", "not YAML"),
+        (b"- task\n- network\n", "a mapping"),
+        (b"", "a mapping"),
+        (b"shadow removal", "a mapping"),
+        (b"!!python/object/apply:os.system [echo]", "not YAML"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_one_line(tmp_path: Path, content: bytes, expected: str) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_bytes(content)
+    with pytest.raises(RecipeError) as caught:
+        load_yaml(file)
+    assert str(caught.value).startswith(f"{file}: ")
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+    for place in (tmp_path / "none.yaml", tmp_path):
+        with pytest.raises(RecipeError, match="give a recipe file"):
+            load_yaml(place)
+
+
+def test_an_override_that_is_no_yaml_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(yaml.safe_dump(TINY))
+    with pytest.raises(RecipeError) as caught:
+        load_yaml(file, ["network.encoder=[1"])
+    assert "network.encoder" in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,73 @@
+"""What users see of the package: its names, its README, its explanations."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import refusion
+from refusion.image import from_array, write
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "src" / "refusion").rglob("*.py"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_every_promised_name_is_there() -> None:
+    assert refusion.__all__ == sorted(refusion.__all__)
+    for name in refusion.__all__:
+        assert getattr(refusion, name).__doc__, name
+    for error in ("CheckpointError", "DataError", "ImageError", "RecipeError"):
+        assert issubclass(getattr(refusion, error), refusion.RefusionError)
+    assert issubclass(refusion.RecipeError, ValueError)
+
+
+def test_the_version_is_said_twice_alike() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert refusion.__version__ == project["version"]
+
+
+def test_every_public_name_is_explained() -> None:
+    silent = []
+    for path in SOURCES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if not ast.get_docstring(tree) and path.name != "__main__.py":
+            silent.append(path.name)
+        for node in tree.body:
+            named = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+            if named and not ast.get_docstring(node):  # type: ignore[arg-type]
+                silent.append(f"{path.name}: {node.name}")  # type: ignore[attr-defined]
+    assert silent == []
+
+
+def test_the_readme_has_python() -> None:
+    assert BLOCKS
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=[f"block {i}" for i in range(len(BLOCKS))])
+def test_the_readmes_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(from_array(np.random.default_rng(0).uniform(0.2, 0.8, (40, 60, 3))), "photo.jpg")
+    exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+    assert len(list(tmp_path.iterdir())) > 1
+
+
+def test_the_readmes_commands_exist() -> None:
+    from refusion.cli import app
+
+    commands = set(re.findall(r"^refusion ([a-z]+)", README, re.MULTILINE))
+    assert commands
+    assert commands <= set(app)
+
+
+def test_every_module_is_in_the_readmes_tree() -> None:
+    tree = README.split("src/refusion/\n", 1)[1].split("```", 1)[0]
+    for path in SOURCES:
+        if not path.name.startswith("__") and path.parent.name == "refusion":
+            assert path.name in tree, path.name
+    for name in re.findall(r"\b[a-z_]+\.py\b", tree):
+        assert (ROOT / "src" / "refusion" / name).exists(), name
