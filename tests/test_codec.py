@@ -50,9 +50,11 @@ def test_a_pyramid_comes_back(height: int, width: int, factor: int, longest_side
 def test_nothing_is_remembered_between_calls(codec: Codec) -> None:
     """Sizes and features travel with the value: encodings of other sizes in between change nothing."""
     images = [picture(*size, seed) for seed, size in enumerate([(12, 20), (3, 3), (33, 7), (1, 1)])]
+    before = dict(vars(codec))
     encoded = [codec.encode(image) for image in images]
     for image, (mu, features, size) in reversed(list(zip(images, encoded, strict=True))):
         torch.testing.assert_close(codec.decode(mu, features, size), image, rtol=0, atol=1e-6)
+    assert vars(codec) == before
     assert not codec.state_dict()
 
 

@@ -105,7 +105,11 @@ def load(model: str | Path, device: str | torch.device | None = None) -> Restore
     _check_fit(path, modules.state_dict(), tensors)
     modules.load_state_dict(tensors, assign=True)
     modules.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return restorer.to(device or best_device())
+    try:
+        return restorer.to(device or best_device())
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"device {device}: {reason}; leave it out to take the best there is") from error
 
 
 def resolve(model: str | Path) -> Path:

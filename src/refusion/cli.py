@@ -78,9 +78,15 @@ def restore(
         assert restorer is not None
         try:
             _restore_one(restorer, source, target, how.options(), samples, uncertainty, trajectory)
-        except (ImageError, OSError, MemoryError) as error:
+        except (
+            ImageError,
+            OSError,
+            MemoryError,
+            RuntimeError,
+        ) as error:  # torch's memory runs out as the last
             failed += 1
-            _complain(f"{error}" if isinstance(error, ImageError) else f"{source}: {error}")
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            _complain(reason if isinstance(error, ImageError) else f"{source}: {reason}")
     done, skipped = len(todo) - failed, len(jobs) - len(todo)
     notes = [f"{skipped} were there already (--overwrite redoes them)"] * bool(skipped)
     notes += [f"{failed} failed"] * bool(failed)
