@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -52,6 +52,8 @@ def save(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
         partial = Path(folder) / path.name
         save_file(tensors, partial, {"refusion": json.dumps(content)})
+        (new := Path(folder) / "new").touch()  # safetensors lets nobody but the owner read
+        partial.chmod(new.stat().st_mode)
         partial.replace(path)
 
 
@@ -77,10 +79,10 @@ def read_header(path: Path) -> Header:
         return Header(recipe=recipe, card=content["card"], parameters=parameters)
     except SafetensorError as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
-    except (KeyError, TypeError, json.JSONDecodeError, ValidationError, RecursionError) as error:
-        raise CheckpointError(f"{path}: a safetensors file without refusion's recipe and card") from error
     except RecipeError as error:
         raise CheckpointError(str(error)) from error
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: a safetensors file without refusion's recipe and card") from error
 
 
 def load(model: str | Path, device: str | torch.device | None = None) -> Restorer:
@@ -90,7 +92,8 @@ def load(model: str | Path, device: str | torch.device | None = None) -> Restore
         device: as "cpu" or "cuda:1"; by default the best one there is.
 
     Raises:
-        CheckpointError: see `read_header`; or the weights do not fit the recipe, or are not finite.
+        CheckpointError: see `read_header`; or the weights do not fit the recipe, or are not finite, or
+            the device is not there.
     """
     path = resolve(model)
     header = read_header(path)
@@ -136,6 +139,7 @@ def bundled_models() -> Iterator[Path]:
 
 
 def best_device() -> torch.device:
+    """CUDA or Apple's GPU where there is one, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

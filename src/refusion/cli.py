@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter
 from tqdm import tqdm
 
 import refusion
@@ -17,7 +17,10 @@ from refusion.recipe import Card
 from refusion.restorer import SAMPLERS, Restorer
 
 app = App(
-    name="refusion", version=refusion.__version__, help="Restore photographs with mean-reverting diffusion."
+    name="refusion",
+    version=refusion.__version__,
+    help="Restore photographs with mean-reverting diffusion.",
+    suppress_keyboard_interrupt=False,
 )
 T = TypeVar("T")
 
@@ -67,6 +70,8 @@ def restore(
         overwrite: Redo pictures that are done already, instead of skipping them.
     """
     jobs = list(_jobs(paths, out))
+    if samples < 1:
+        raise ValueError(f"--samples is {samples}: give at least 1")
     if uncertainty and samples < 2:
         raise ValueError("--uncertainty needs --samples of at least 2")
     if trajectory and (len(jobs) > 1 or samples > 1):
@@ -141,6 +146,8 @@ def _jobs(paths: Iterable[str], out: Path) -> Iterator[tuple[Path, Path]]:
         root = Path(path)
         found = image.find([path])
         for source in found:
+            if not single and _within(source, out) and not _within(root, out):
+                continue  # the result of an earlier run
             inner = source.relative_to(root) if root.is_dir() else Path(source.name)
             target = out if single else out / inner
             if target in taken and taken[target] != source:
@@ -150,6 +157,10 @@ def _jobs(paths: Iterable[str], out: Path) -> Iterator[tuple[Path, Path]]:
             if target not in taken:
                 taken[target] = source
                 yield source, target
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 @app.command
@@ -252,6 +263,9 @@ def doctor(data: Path, *, sheet: Path | None = None) -> int:
 
     folders = [data / part for part in ("train", "val") if (data / part).is_dir()] or [data]
     problems = 0
+    if (data / "train").is_dir() and not (data / "val").is_dir():
+        _complain(f"{data}: no val/; training chooses its model there")
+        problems += 1
     for folder in folders:
         finding = inspect_pairs(folder)
         sizes = ", ".join(f"{count} of {w}x{h}" for (w, h), count in sorted(finding.sizes.items())[:8])
@@ -289,16 +303,18 @@ def diffuse(
         steps: Training times T.
         schedule: constant, linear or cosine.
         mean: Without noise: an interpolation between the two pictures.
+        seed: Seed of the noise.
     """
     import torch
 
     from refusion.data import Pair
-    from refusion.recipe import Process
+    from refusion.recipe import Process, validated
     from refusion.restorer import noise_source
 
     gt, lq = Pair(lq=start, gt=end).read()
     x0, mu = (torch.from_numpy(z.pixels).permute(2, 0, 1)[None] for z in (gt, lq))
-    sde = Process(schedule=schedule, steps=steps, noise_level=noise_level).build()  # type: ignore[arg-type]
+    values = {"schedule": schedule, "steps": steps, "noise_level": noise_level}
+    sde = validated(Process, values, "diffuse").build()
     draw = (lambda: torch.zeros_like(mu)) if mean else noise_source(mu, seed)
     states = _progress(sde.forward(x0, mu, draw), "step", sde.steps + 1)
     frames = [gt.with_pixels(x[0].permute(1, 2, 0).clamp(0, 1).numpy()) for x in states]
@@ -352,7 +368,10 @@ def _complain(text: str) -> None:
 def main() -> None:
     """Run a command; every foreseen failure is one line and exit status 1."""
     try:
-        status = app(result_action="return_value")
+        status = app(result_action="return_value", exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        _complain(" ".join(str(error).split()))
+        status = 2
     except (RefusionError, ValueError, OSError) as error:
         _complain(str(error))
         status = 1

@@ -87,7 +87,7 @@ class Pyramid(Codec):
 
     def __init__(self, longest_side: int = 208, factor: int = 4, dark: float = 0.05) -> None:
         super().__init__()
-        if longest_side < factor or dark <= 0:
+        if longest_side < factor or not 0 < dark < math.inf:
             raise ValueError(f"longest_side {longest_side}, dark {dark}: give at least {factor} and above 0")
         self.longest_side = longest_side
         self.dark = dark

@@ -95,6 +95,9 @@ class Augment:
             scene that it was never seen on.
         scene: probability that a borrowed degradation falls on a picture of `scenes`.
         clean: probability that there is nothing to restore: both pictures are the clean one.
+
+    Raises:
+        ValueError: a probability or range outside [0, 1], or borrow, strength and clean above 1 together.
     """
 
     flip: float = 0.5
@@ -107,6 +110,13 @@ class Augment:
     borrow: float = 0.0
     scene: float = 0.5
     clean: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}: give 0 to 1")
+        if self.borrow + self.strength + self.clean > 1:
+            raise ValueError("borrow, strength and clean exclude each other: give 1 or less in all")
 
 
 class TrainingSamples(Dataset[tuple[Picture, Picture, int]]):

@@ -40,6 +40,8 @@ def score(image: Image, truth: Image, border: int = 0) -> Scores:
     Raises:
         ValueError: the sizes differ, or the border leaves nothing.
     """
+    if border < 0:
+        raise ValueError(f"border is {border}: give 0 or more")
     if min(truth.size) <= 2 * border:
         raise ValueError(f"border is {border}: it leaves nothing of {truth.size[0]}x{truth.size[1]}")
     inner = slice(border, -border or None)

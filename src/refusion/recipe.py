@@ -5,10 +5,11 @@ The tables here are the only place where a name stands for code. A task is a rec
 
 import difflib
 import inspect
+import reprlib
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, TypeVar, Union
 
 import torch
 import yaml
@@ -28,11 +29,14 @@ from refusion.sde import MeanRevertingSDE
 NETWORKS = {"ConditionalNAFNet": networks.ConditionalNAFNet}
 CODECS = {"Pixels": codec.Pixels, "Pyramid": codec.Pyramid}
 LARGEST = 65536
-"""No size in a network or codec is larger; it keeps a forged file from building one without end."""
+"""No size in a network, codec or process is larger; it keeps a forged file from building one without end."""
 
 
 class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+S = TypeVar("S", bound=_Settings)
 
 
 def _settings_of(cls: type[nn.Module]) -> type[_Settings]:
@@ -54,7 +58,10 @@ def _one_of(table: Mapping[str, type[nn.Module]]) -> Any:
 
 
 def _fraction(value: object) -> object:
-    return float(Fraction(value)) if isinstance(value, str) and "/" in value else value
+    try:
+        return float(Fraction(value)) if isinstance(value, str) and "/" in value else value
+    except ZeroDivisionError:
+        raise ValueError("a fraction needs another denominator than 0") from None
 
 
 class Process(_Settings):
@@ -64,7 +71,7 @@ class Process(_Settings):
     """
 
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    steps: PositiveInt = 100
+    steps: Annotated[int, Field(ge=1, le=LARGEST)] = 100
     delta: float = 0.005
     noise_level: Annotated[float, BeforeValidator(_fraction)]
 
@@ -187,8 +194,8 @@ class Recipe(_Settings):
             sde = self.process.build()
             if self.sampling.steps > sde.steps:
                 raise ValueError(f"sampling.steps is {self.sampling.steps} and process.steps {sde.steps}")
-        except ValueError as error:
-            raise RecipeError(f"{self.task}: {error}") from error
+        except (ValueError, RuntimeError) as error:  # the latter of sizes that torch cannot hold
+            raise RecipeError(f"{self.task}: {str(error).splitlines()[0]}") from error
         return Restorer(network, made_codec, sde, PREDICTIONS[self.prediction], self.sampling)
 
     def to_yaml(self) -> str:
@@ -218,8 +225,17 @@ def parse(values: Mapping[str, Any], source: str, overrides: Mapping[str, Any] |
             level[parent] = dict(level[parent]) if isinstance(level.get(parent), Mapping) else {}
             level = level[parent]
         level[last] = value
+    return validated(Recipe, merged, source)
+
+
+def validated(kind: type[S], values: Mapping[str, Any], source: str) -> S:
+    """Settings of a kind from nested values.
+
+    Raises:
+        RecipeError: naming `source`, the key or value, and what was expected.
+    """
     try:
-        return Recipe.model_validate(merged)
+        return kind.model_validate(values)
     except ValidationError as error:
         raise RecipeError(f"{source}: " + "; ".join(map(_explain, error.errors()))) from None
 
@@ -233,8 +249,11 @@ def _explain(error: Any) -> str:
         return f"unknown key {key}" + (f", did you mean {near[0]}?" if near else "")
     if error["type"] == "missing":
         return f"{key} is missing"
+    if error["type"] == "union_tag_invalid":
+        tag, expected = error["ctx"]["tag"], error["ctx"]["expected_tags"]
+        return f"{key}.name is {reprlib.repr(tag)}: it should be {expected}"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "it should be")
-    return f"{key} is {error['input']!r}: {message}" if key else message
+    return f"{key} is {reprlib.repr(error['input'])}: {message}" if key else message
 
 
 def _all_keys() -> set[str]:
@@ -257,5 +276,11 @@ def load_yaml(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: no recipe, which is a mapping with task, network, codec, process ...")
-    changes = dict(item.split("=", 1) for item in overrides)
-    return parse(values, str(path), {key: yaml.safe_load(value) for key, value in changes.items()})
+    changes = {}
+    for item in overrides:
+        key, _, value = item.partition("=")
+        try:
+            changes[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"{key} is {value!r}: not YAML: {' '.join(str(error).split())}") from error
+    return parse(values, str(path), changes)

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -123,7 +123,7 @@ class Restorer:
         """
         if count < 2:
             raise ValueError(f"count is {count}: a deviation needs at least 2 samples")
-        seed = replace(self.sampling, **options).seed
+        seed = self._settings(options).seed
         pictures = [self(image, **{**options, "seed": seed + i}) for i in range(count)]
         stack = np.stack([picture.pixels for picture in pictures])
         mean = pictures[0].with_pixels(stack.mean(0))
@@ -133,15 +133,24 @@ class Restorer:
         """The picture after every step; the last one is the restoration."""
         source = from_array(image)
         encoded = self._encode(_as_batch(source).to(self.device))
-        for state in self._walk(encoded.mu, replace(self.sampling, **options)):
+        for state in self._walk(encoded.mu, self._settings(options)):
             yield source.with_pixels(_as_pixels(self._decode(state, encoded)))
 
     def restore_batch(self, lq: Float[Tensor, "b 3 h w"], **options: Any) -> Float[Tensor, "b 3 h w"]:
         """Restore a batch in [0, 1] on the restorer's device. Its pictures share the seed's noise
         field, so that the result of each does not depend on its company."""
         encoded = self._encode(lq)
-        *_, last = self._walk(encoded.mu, replace(self.sampling, **options))
+        *_, last = self._walk(encoded.mu, self._settings(options))
         return self._decode(last, encoded)
+
+    def _settings(self, options: Mapping[str, Any]) -> Sampling:
+        known = [field.name for field in fields(Sampling)]
+        for name in options:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {near[0]}? " if near else ""
+                raise TypeError(f"unknown option {name}: {hint}There are {', '.join(known)}")
+        return replace(self.sampling, **options)
 
     @torch.inference_mode()
     def _encode(self, lq: Float[Tensor, "b 3 h w"]) -> Encoded:

@@ -180,6 +180,7 @@ class Diffusion(lightning.LightningModule):
 
 
 def make_optimizer(training: Training, network: nn.Module) -> Optimizer:
+    """The optimizer that a recipe names, with its values."""
     values: dict[str, Any] = {
         "lr": training.learning_rate,
         "betas": training.betas,
