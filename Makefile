@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 PHOTO ?=
 
-.PHONY: install demo check test unit bench docs clean
+.PHONY: install demo check test bench docs clean
 
 install: .venv/installed
 
@@ -15,21 +15,17 @@ install: .venv/installed
 	touch $@
 
 demo: install
-	$(BIN)/python examples/demo.py $(PHOTO)
+	$(BIN)/python examples/demo.py $(if $(PHOTO),"$(PHOTO)")
 
-check: install
+check: install docs
 	$(BIN)/ruff format --check src tests examples benchmarks docs
 	$(BIN)/ruff check src tests examples benchmarks docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
 
 test: install
 	$(BIN)/python -m pytest -n 2
 	$(BIN)/python -m pytest -m slow
-
-unit: install
-	$(BIN)/python -m pytest -n 2
 
 bench: install
 	$(BIN)/python benchmarks/restore.py

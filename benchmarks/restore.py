@@ -69,7 +69,7 @@ def speedups() -> None:
     """The published shape at 256 x 256 against a straightforward one: the same weights, channels
     first, a layer norm written out, the modulation computed in every step."""
     fast = ConditionalNAFNet(width=64, encoder=(1, 1, 1, 4)).eval()
-    plain = copy.deepcopy(fast)
+    plain = copy.deepcopy(fast).to(memory_format=torch.contiguous_format)
     for module in plain.modules():
         if isinstance(module, NAFBlock):
             module.norm1, module.norm2 = HandWrittenNorm(module.norm1), HandWrittenNorm(module.norm2)

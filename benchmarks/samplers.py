@@ -1,18 +1,20 @@
 """PSNR and SSIM of every sampler by number of steps, and whether the samples' deviation predicts the error.
 
-    python benchmarks/samplers.py PAIRS [MODEL]
+    python benchmarks/samplers.py PAIRS [MODEL [STRIDE]]
 
-PAIRS holds lq/ and gt/. The table is Markdown, as in docs/sampling.md.
+PAIRS holds lq/ and gt/; every STRIDE-th pair is used. The table is Markdown, as in docs/sampling.md.
 """
 
 import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import refusion
 from refusion.data import find_pairs
 from refusion.evaluate import score
+from refusion.metrics import psnr, ssim
 from refusion.restorer import SAMPLERS, Restorer
 
 STEPS = (1, 2, 5, 10, 20, 100)
@@ -24,15 +26,24 @@ SETTINGS = [
 
 
 def table(restore: Restorer, pairs: list[tuple[refusion.Image, refusion.Image]]) -> None:
-    """A row for each sampler, PSNR / SSIM in RGB for each number of steps."""
+    """A row for each sampler, PSNR / SSIM in RGB for each number of steps. The pictures are of one size."""
+    lq = torch.stack([torch.from_numpy(pair[0].pixels).permute(2, 0, 1) for pair in pairs])
+    truths = [as_file(gt.pixels) for _, gt in pairs]
     print("| sampler | " + " | ".join(f"{n} step{'s' * (n > 1)}" for n in STEPS) + " |")
     print("|---" * (len(STEPS) + 1) + "|")
     for name, options in SETTINGS:
         cells = []
         for steps in STEPS:
-            scores = [score(restore(lq, steps=steps, **options), gt) for lq, gt in pairs]
-            cells.append(f"{np.mean([s.psnr for s in scores]):.2f} / {np.mean([s.ssim for s in scores]):.3f}")
+            parts = [restore.restore_batch(part, steps=steps, **options) for part in lq.split(8)]
+            restored = [as_file(z.permute(1, 2, 0).numpy()) for z in torch.cat(parts)]
+            scores = [(psnr(z, gt), ssim(z, gt)) for z, gt in zip(restored, truths, strict=True)]
+            cells.append("{:.2f} / {:.3f}".format(*np.mean(scores, axis=0)))
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+def as_file(pixels: np.ndarray) -> np.ndarray:
+    """Rounded to 8 bit."""
+    return np.round(pixels * 255) / 255
 
 
 def uncertainty(restore: Restorer, pairs: list[tuple[refusion.Image, refusion.Image]], steps: int) -> None:
@@ -49,7 +60,7 @@ def uncertainty(restore: Restorer, pairs: list[tuple[refusion.Image, refusion.Im
         ranks = [np.argsort(np.argsort(z)) for z in (error, deviation)]
         correlations.append(np.corrcoef(*ranks)[0, 1])
         ratios.append(deviation.mean() / error.mean())
-        singles.append(score(samples.pictures[0], gt).psnr)
+        singles.append(score(restore(lq, steps=steps), gt).psnr)
         means.append(score(samples.mean, gt).psnr)
     print(f"{steps} steps: rank correlation {np.mean(correlations):.2f}, ", end="")
     print(f"mean deviation / mean error {np.mean(ratios):.2f}, ", end="")
@@ -57,8 +68,9 @@ def uncertainty(restore: Restorer, pairs: list[tuple[refusion.Image, refusion.Im
 
 
 def main() -> None:
-    restore = refusion.load(sys.argv[2] if len(sys.argv) > 2 else "shadow-removal")
-    pairs = [pair.read() for pair in find_pairs(Path(sys.argv[1]))]
+    restore = refusion.load(sys.argv[2] if len(sys.argv) > 2 else "shadow-removal", "cpu")
+    stride = int(sys.argv[3]) if len(sys.argv) > 3 else 1
+    pairs = [pair.read() for pair in find_pairs(Path(sys.argv[1]))[::stride]]
     for steps in (2, 5, 10):
         uncertainty(restore, pairs, steps)
     table(restore, pairs)

@@ -199,12 +199,13 @@ def test_a_failed_save_leaves_the_old_model(
     target = tmp_path / "m.safetensors"
     target.write_bytes(model.read_bytes())
 
-    def full(tensors: object, path: Path, metadata: object) -> None:
-        path.write_bytes(b"half")
+    def full(path: Path, data: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(b"half")
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", full)
+        patch.setattr(Path, "write_bytes", full)
         with pytest.raises(OSError, match="No space"):
             save(target, restorer, RECIPE, CARD)
     assert target.read_bytes() == model.read_bytes()

@@ -199,10 +199,21 @@ def test_a_result_never_replaces_its_source(run: Run, model: Path) -> None:
 def test_two_sources_of_one_name_are_an_error(run: Run, model: Path) -> None:
     photo("a/x.png")
     photo("b/x.png", 1)
-    one_line(run("restore", "a", "b", "--model", model), "would hold both", str(Path("a/x.png")))
-    one_line(run("restore", "a", "b/x.png", "-o", "y.png", "--model", model), "y.png would hold both")
-    assert not Path("restored").exists()
-    assert run("restore", "a", "a/x.png", "--model", model).out == "restored 1 of 1 to restored\n"
+    said = run("restore", "a", "b", "--model", model)
+    assert (said.status, said.out) == (1, "restored 1 of 2 to restored; 1 failed\n")
+    taken, first, second = (Path(p) for p in ("restored/x.png", "a/x.png", "b/x.png"))
+    assert said.err == f"refusion: {taken} is taken by {first}: restore {second} apart\n"
+    assert "y.png is taken by" in run("restore", "a", "b/x.png", "-o", "y.png", "--model", model).err
+    again = run("restore", "a", "a/x.png", "-o", "twice", "--model", model)
+    assert again.out == "restored 1 of 1 to twice\n"
+
+
+def test_a_missing_picture_does_not_stop_the_others(run: Run, model: Path) -> None:
+    photo("a.png")
+    said = run("restore", "missing.png", "a.png", "--model", model)
+    assert (said.status, said.out) == (1, "restored 1 of 2 to restored; 1 failed\n")
+    assert said.err == "refusion: missing.png does not exist: check its name and folder\n"
+    assert Path("restored/a.png").exists()
 
 
 def test_samples_give_their_mean_and_uncertainty(run: Run, model: Path) -> None:
@@ -517,5 +528,5 @@ def test_the_module_is_the_program() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "refusion", "restore", "none.png"], capture_output=True, text=True, timeout=120
     )
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (1, "restored 0 of 1 to restored; 1 failed\n")
     assert done.stderr == "refusion: none.png does not exist: check its name and folder\n"

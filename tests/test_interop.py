@@ -25,6 +25,7 @@ class Ddim:
 
     def __init__(self, betas: list[float], walk: list[int], prediction_type: str) -> None:
         self.config = SimpleNamespace(prediction_type=prediction_type)
+        self.timesteps = walk
         self.products = (1 - torch.tensor(betas, dtype=torch.float64)).cumprod(0)
         self.next = dict(zip(walk, [*walk[1:], None], strict=True))
 
@@ -82,6 +83,12 @@ def test_an_unknown_kind_of_prediction_is_an_error(sde: MeanRevertingSDE) -> Non
     rule = scheduler_rule(Ddim(scheduler_betas(sde), [99], "flow"))
     with pytest.raises(KeyError, match="flow"):
         states(sde, rule, 1, torch.float64)
+
+
+def test_a_scheduler_of_another_walk_is_an_error(sde: MeanRevertingSDE) -> None:
+    rule = scheduler_rule(Ddim(scheduler_betas(sde), [90, 40], "epsilon"))
+    with pytest.raises(ValueError, match="timesteps lack 99"):
+        states(sde, rule, 2, torch.float64)
 
 
 @pytest.mark.filterwarnings("ignore")

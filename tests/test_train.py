@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import refusion
-from refusion.errors import DataError, RecipeError
+from refusion.data import find_pairs
+from refusion.errors import DataError, RecipeError, RefusionError
+from refusion.evaluate import evaluate, mean_scores
 from refusion.image import from_array, write
 from refusion.recipe import Recipe, Training, parse
 from refusion.train import AtomicIO, make_optimizer, rate_factor, train
@@ -91,20 +94,11 @@ def test_resumed_equals_uninterrupted(pairs: Path, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(recipe(pairs, training__accumulate=2), whole)
 
-    from refusion import train as module
-
-    step = module.Diffusion.training_step
-
-    def dies(self: module.Diffusion, batch: list[Tensor], batch_idx: int) -> Tensor:
-        if self.global_step == 8:
-            raise RuntimeError("killed")
-        return step(self, batch, batch_idx)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module.Diffusion, "training_step", dies)
+        killed_at(patch, "training_step", 8)
         with pytest.raises(RuntimeError, match="killed"):
             train(recipe(pairs, training__accumulate=2), cut)
-    assert torch.load(cut / "last.ckpt", weights_only=True)["global_step"] == 6
+    assert torch.load(cut / "last.ckpt", weights_only=True)["global_step"] == 7
     train(recipe(pairs, training__accumulate=2), cut)
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(cut)[name]), name
@@ -141,23 +135,85 @@ def test_kill_9_at_any_moment(pairs: Path, tmp_path: Path, processes: int) -> No
         assert torch.equal(value, weights(tmp_path / "cut")[name]), name
 
 
-def test_a_collapse_rolls_back_to_the_best(pairs: Path, tmp_path: Path) -> None:
+def broken_at(patch: pytest.MonkeyPatch, *steps: int) -> None:
+    """Fill all weights with NaN before the validation at these steps, as a divergence would."""
     from refusion import train as module
 
-    step = module.Diffusion.on_validation_epoch_end
+    begin = module.Diffusion.on_validation_start
 
     def poisoned(self: module.Diffusion) -> None:
-        if self.global_step == 12:
-            self.scores = [0.0 for _ in self.scores]
-            for parameter in self.network.parameters():
+        if self.global_step in steps:
+            for parameter in (*self.network.parameters(), *self.ema.parameters()):
                 parameter.data.fill_(float("nan"))
-        step(self)
+        begin(self)
 
+    patch.setattr(module.Diffusion, "on_validation_start", poisoned)
+
+
+def killed_at(patch: pytest.MonkeyPatch, hook: str, step: int) -> None:
+    from refusion import train as module
+
+    whole = getattr(module.Diffusion, hook)
+
+    def dies(self: module.Diffusion, *args: object) -> object:
+        if self.global_step == step:
+            raise RuntimeError("killed")
+        return whole(self, *args)
+
+    patch.setattr(module.Diffusion, hook, dies)
+
+
+def test_a_collapse_rolls_back_to_the_best(pairs: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module.Diffusion, "on_validation_epoch_end", poisoned)
-        with pytest.warns(UserWarning, match="going on from best-step=6"):
-            train(recipe(pairs, training__steps=14), tmp_path)
+        broken_at(patch, 12)
+        with pytest.warns(UserWarning, match="to nan dB at step 12: going on from best-step=6"):
+            train(recipe(pairs, training__steps=18), tmp_path)
     assert all(bool(value.isfinite().all()) for value in weights(tmp_path).values())
+
+
+def test_divergence_before_the_first_validation_is_an_error(pairs: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        broken_at(patch, 6)
+        with pytest.raises(RefusionError, match="diverged before step 6, its first validation"):
+            train(recipe(pairs), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("hook", "step"), [("validation_step", 12), ("training_step", 12), ("training_step", 14)]
+)
+def test_killed_around_a_rollback_goes_on_the_same(pairs: Path, tmp_path: Path, hook: str, step: int) -> None:
+    """In a validation that rolls back, right after it, and some steps later."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    given = recipe(pairs, training__steps=18)
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        broken_at(patch, 12)
+        train(given, whole)
+        with pytest.MonkeyPatch.context() as inner:
+            killed_at(inner, hook, step)
+            with pytest.raises(RuntimeError, match="killed"):
+                train(given, cut)
+        train(given, cut)
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(cut)[name]), name
+    assert (whole / "model.safetensors").read_bytes() == (cut / "model.safetensors").read_bytes()
+    assert sorted(p.name for p in whole.glob("best*")) == sorted(p.name for p in cut.glob("best*"))
+
+
+def test_validation_measures_as_evaluate_does(pairs: Path, tmp_path: Path) -> None:
+    """In float32 also when training in bfloat16."""
+    model = train(recipe(pairs, training__precision="bf16", training__steps=6), tmp_path)
+    scores = [row.output for row, _ in evaluate(refusion.load(model, "cpu"), find_pairs(pairs / "val"))]
+    metrics = refusion.checkpoint.read_header(model).card.metrics
+    assert metrics["val_psnr"] == round(mean_scores(scores).psnr, 2)
+
+
+def test_a_run_keeps_its_number_of_processes(pairs: Path, tmp_path: Path) -> None:
+    train(recipe(pairs, training__steps=1), tmp_path)
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    torch.save({**state, "processes": 2}, tmp_path / "last.ckpt")
+    with pytest.raises(RecipeError, match="begun by 2 processes, not 1"):
+        train(recipe(pairs, training__steps=1), tmp_path)
 
 
 def test_an_infinite_gradient_is_dropped(pairs: Path, tmp_path: Path) -> None:
@@ -176,11 +232,22 @@ def test_an_infinite_gradient_is_dropped(pairs: Path, tmp_path: Path) -> None:
 
 def test_fine_tuning_starts_from_the_given_weights(pairs: Path, tmp_path: Path) -> None:
     model = train(recipe(pairs), tmp_path / "first")
-    start = refusion.load(model, "cpu")
     still = recipe(pairs, training__steps=1, training__learning_rate=1e-12, training__final_learning_rate=0)
-    train(still, tmp_path / "second", start)
-    for name, value in start.network.state_dict().items():
+    train(still, tmp_path / "second", model)
+    for name, value in refusion.load(model, "cpu").network.state_dict().items():
         torch.testing.assert_close(value, weights(tmp_path / "second")[f"network.{name}"], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "change", [{"network.long_skip": True}, {"prediction": "noise"}, {"codec.factor": 1}]
+)
+def test_fine_tuning_another_kind_of_model_is_an_error(
+    pairs: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    model = train(recipe(pairs, training__steps=1), tmp_path / "first")
+    other = parse(TINY, "test", {"data.folder": str(pairs), **change})
+    with pytest.raises(RecipeError, match=next(iter(change)).split(".")[0]):
+        train(other, tmp_path / "second", model)
 
 
 def test_another_recipe_in_the_same_folder_is_an_error(pairs: Path, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ tensors whose names and shapes must be those of the network that the recipe desc
 """
 
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from refusion.errors import CheckpointError, RecipeError
+from refusion.files import atomic
 from refusion.recipe import Card, Recipe, parse
 from refusion.restorer import Restorer
 
@@ -49,12 +49,8 @@ def save(
         name: value.to("cpu", dtype).contiguous() for name, value in _modules(restorer).state_dict().items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
-        partial = Path(folder) / path.name
-        save_file(tensors, partial, {"refusion": json.dumps(content)})
-        (new := Path(folder) / "new").touch()  # safetensors lets nobody but the owner read
-        partial.chmod(new.stat().st_mode)
-        partial.replace(path)
+    with atomic(path) as part:
+        part.write_bytes(serialize(tensors, {"refusion": json.dumps(content)}))
 
 
 def read_header(path: Path) -> Header:

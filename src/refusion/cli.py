@@ -1,4 +1,4 @@
-"""The commands: typed functions that call the package and print. No logic lives here."""
+"""The commands: typed functions that call the package and print."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 import refusion
 from refusion import checkpoint, image
+from refusion.bulk import plan
 from refusion.errors import ImageError, RefusionError
 from refusion.recipe import Card
 from refusion.restorer import SAMPLERS, Restorer
@@ -69,33 +70,32 @@ def restore(
         trajectory: Write the steps of a single picture as an animated GIF.
         overwrite: Redo pictures that are done already, instead of skipping them.
     """
-    jobs = list(_jobs(paths, out))
+    planned = plan(paths, out)
+    jobs = planned.jobs
     if samples < 1:
         raise ValueError(f"--samples is {samples}: give at least 1")
     if uncertainty and samples < 2:
         raise ValueError("--uncertainty needs --samples of at least 2")
     if trajectory and (len(jobs) > 1 or samples > 1):
         raise ValueError("--trajectory needs a single picture and a single sample")
-    todo = [job for job in jobs if overwrite or not job[1].exists()]
+    todo = {source: target for source, target in jobs.items() if overwrite or not target.exists()}
+    for problem in planned.problems:
+        _complain(problem)
     restorer = refusion.load(model, device) if todo else None
     failed = 0
-    for source, target in _progress(todo, "picture"):
+    for source, target in _progress(todo.items(), "picture"):
         assert restorer is not None
         try:
             _restore_one(restorer, source, target, how.options(), samples, uncertainty, trajectory)
-        except (
-            ImageError,
-            OSError,
-            MemoryError,
-            RuntimeError,
-        ) as error:  # torch's memory runs out as the last
+        except (ImageError, OSError, MemoryError, RuntimeError) as error:  # torch's memory ends in the last
             failed += 1
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             _complain(reason if isinstance(error, ImageError) else f"{source}: {reason}")
     done, skipped = len(todo) - failed, len(jobs) - len(todo)
+    failed += len(planned.problems)
     notes = [f"{skipped} were there already (--overwrite redoes them)"] * bool(skipped)
     notes += [f"{failed} failed"] * bool(failed)
-    print("; ".join([f"restored {done} of {len(jobs)} to {out}", *notes]))
+    print("; ".join([f"restored {done} of {len(jobs) + len(planned.problems)} to {out}", *notes]))
     return 1 if failed else 0
 
 
@@ -130,46 +130,13 @@ def _restore_one(
     image.write(result, target)
 
 
-def _jobs(paths: Iterable[str], out: Path) -> Iterator[tuple[Path, Path]]:
-    """Every picture and where its restoration goes: folders keep their inner structure.
-
-    Raises:
-        ImageError: nothing was found, two results would have one name, a result would replace its source,
-            or `out` looks like a file of a format that is not written.
-    """
-    single = out.suffix.lower() in image.SUFFIXES and not out.is_dir()
-    if out.suffix and not single and not out.is_dir():
-        formats = ", ".join(image.SUFFIXES)
-        raise ImageError(f"{out}: name a file with one of {formats}, or a folder without a dot in its name")
-    taken: dict[Path, Path] = {}
-    for path in paths:
-        root = Path(path)
-        found = image.find([path])
-        for source in found:
-            if not single and _within(source, out) and not _within(root, out):
-                continue  # the result of an earlier run
-            inner = source.relative_to(root) if root.is_dir() else Path(source.name)
-            target = out if single else out / inner
-            if target in taken and taken[target] != source:
-                raise ImageError(f"{target} would hold both {taken[target]} and {source}: restore them apart")
-            if target.resolve() == source.resolve():
-                raise ImageError(f"{source} would be replaced by its restoration: give another --out")
-            if target not in taken:
-                taken[target] = source
-                yield source, target
-
-
-def _within(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
-
-
 @app.command
 def train(
     recipe: Path,
     *overrides: Annotated[str, Parameter(allow_leading_hyphen=True)],
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
     from_model: Annotated[str | None, Parameter(name="--from")] = None,
-    devices: str = "auto",
+    devices: int | None = None,
     nodes: int = 1,
     dry_run: bool = False,
 ) -> None:
@@ -180,7 +147,7 @@ def train(
         overrides: Any value of the recipe, as --training.steps 1000 or --data.folder pairs.
         out: The run's folder; by default runs/ and the recipe's name.
         from_model: Start from the weights of this model (fine-tuning).
-        devices: Processes on each machine.
+        devices: Processes on each machine; by default all accelerators, or one CPU.
         nodes: Machines.
         dry_run: Print the whole recipe, the size and the expected memory, and stop.
     """
@@ -197,8 +164,7 @@ def train(
         from refusion.train import train as run
     except ModuleNotFoundError as error:
         raise RefusionError(f"training needs {error.name}: pip install 'refusion[train]'") from error
-    start = refusion.load(from_model, "cpu") if from_model else None
-    run(described, out or Path("runs") / recipe.stem, start, devices, nodes)
+    run(described, out or Path("runs") / recipe.stem, from_model, devices, nodes)
 
 
 def _pairs_of(tokens: Iterable[str]) -> Iterator[str]:
@@ -239,10 +205,11 @@ def evaluate(
     rows = []
     if save:
         save.mkdir(parents=True, exist_ok=True)
-    for row in _progress(measuring.evaluate(restorer, pairs, border, **how.options()), "picture", len(pairs)):
+    measured = measuring.evaluate(restorer, pairs, border, **how.options())
+    for row, restored in _progress(measured, "picture", len(pairs)):
         rows.append(row)
         if save:
-            image.write(row.restored, save / f"{row.name}.png")
+            image.write(restored, save / f"{row.name}.png")
     if csv:
         measuring.write_csv(rows, csv)
     print(f"{len(rows)} pictures    PSNR    SSIM  PSNR-Y  SSIM-Y")
@@ -312,12 +279,12 @@ def diffuse(
     from refusion.restorer import noise_source
 
     gt, lq = Pair(lq=start, gt=end).read()
-    x0, mu = (torch.from_numpy(z.pixels).permute(2, 0, 1)[None] for z in (gt, lq))
+    x0, mu = gt.tensor()[None], lq.tensor()[None]
     values = {"schedule": schedule, "steps": steps, "noise_level": noise_level}
     sde = validated(Process, values, "diffuse").build()
     draw = (lambda: torch.zeros_like(mu)) if mean else noise_source(mu, seed)
     states = _progress(sde.forward(x0, mu, draw), "step", sde.steps + 1)
-    frames = [gt.with_pixels(x[0].permute(1, 2, 0).clamp(0, 1).numpy()) for x in states]
+    frames = [gt.with_pixels(x[0]) for x in states]
     if out.suffix.lower() == ".gif":
         image.write_gif(frames, out)
     else:
@@ -374,6 +341,11 @@ def main() -> None:
         status = 2
     except (RefusionError, ValueError, OSError) as error:
         _complain(str(error))
+        status = 1
+    except RuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        _complain(str(error).splitlines()[0])
         status = 1
     except KeyboardInterrupt:
         _complain("stopped")

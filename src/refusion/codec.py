@@ -14,13 +14,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 Pictures = Float[Tensor, "b 3 h w"]
-State = Float[Tensor, "b channels state_h state_w"]
+States = Float[Tensor, "b channels state_h state_w"]
 
 
 class Encoded(NamedTuple):
     """`mu` enters the diffusion; `features` are what `decode` adds to its result."""
 
-    mu: State
+    mu: States
     features: tuple[Tensor, ...]
     size: tuple[int, int]
     """Height and width that `decode` cuts its result to."""
@@ -38,7 +38,7 @@ class Codec(nn.Module, ABC):
     def encode(self, image: Pictures) -> Encoded: ...
 
     @abstractmethod
-    def decode(self, state: State, features: tuple[Tensor, ...], size: tuple[int, int]) -> Pictures: ...
+    def decode(self, state: States, features: tuple[Tensor, ...], size: tuple[int, int]) -> Pictures: ...
 
 
 class Pixels(Codec):
@@ -63,7 +63,7 @@ class Pixels(Codec):
         padded = F.pad(image, padding, mode="replicate")
         return Encoded(F.pixel_unshuffle(padded, self.factor), (), (height, width))
 
-    def decode(self, state: State, features: tuple[Tensor, ...], size: tuple[int, int]) -> Pictures:
+    def decode(self, state: States, features: tuple[Tensor, ...], size: tuple[int, int]) -> Pictures:
         height, width = size
         return F.pixel_shuffle(state, self.factor)[..., :height, :width]
 
@@ -103,7 +103,7 @@ class Pyramid(Codec):
         details = light - _enlarge(reduced, (height, width))
         return Encoded(self.pixels.encode(reduced).mu, (details,), small)
 
-    def decode(self, state: State, features: tuple[Tensor, ...], size: tuple[int, int]) -> Pictures:
+    def decode(self, state: States, features: tuple[Tensor, ...], size: tuple[int, int]) -> Pictures:
         (details,) = features
         reduced = self.pixels.decode(state, (), size)
         light = _enlarge(reduced, (details.shape[-2], details.shape[-1])) + details

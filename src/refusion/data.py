@@ -163,7 +163,7 @@ class TrainingSamples(Dataset[tuple[Picture, Picture, int]]):
     def _view(self, pair: tuple[Image, Image], rng: np.random.Generator) -> tuple[Picture, Picture]:
         """A random window of both pictures, flipped and turned alike."""
         how = self.augment
-        both = torch.stack([torch.from_numpy(z.pixels).permute(2, 0, 1) for z in pair])
+        both = torch.stack([z.tensor() for z in pair])
         turns, flip, zoom = int(rng.integers(4)), rng.random(), rng.uniform(how.zoom, 1)
         both = both.rot90(turns, (-2, -1)) if how.turn else both
         both = both.flip(-1) if flip < how.flip else both
@@ -241,7 +241,7 @@ def contact_sheet(pairs: Sequence[Pair], columns: int = 8, side: int = 160) -> I
     """The first pairs in one picture, each degraded one above its clean one."""
     cells = []
     for pair in pairs[:columns]:
-        both = torch.stack([torch.from_numpy(z.pixels).permute(2, 0, 1) for z in pair.read()])
+        both = torch.stack([z.tensor() for z in pair.read()])
         scale = side / max(both.shape[-2:])
         small = [max(1, round(n * scale)) for n in both.shape[-2:]]
         fitted = F.interpolate(both, small, mode="bilinear", antialias=True)

@@ -7,6 +7,9 @@ RefusionError
 └── DataError         a data set does not hold what its recipe says
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class RefusionError(Exception):
     """The root; its message is one line that names the value, what was expected and what to do."""
@@ -26,3 +29,9 @@ class CheckpointError(RefusionError):
 
 class DataError(RefusionError):
     """A data set lacks files, pairs or sizes that its recipe promises."""
+
+
+def hint(word: str, choices: Iterable[str]) -> str:
+    """ ", did you mean X?" for a misspelt word, or nothing."""
+    near = difflib.get_close_matches(word, list(choices), 1)
+    return f", did you mean {near[0]}?" if near else ""

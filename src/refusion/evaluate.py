@@ -26,12 +26,11 @@ class Scores:
 
 @dataclass(frozen=True)
 class Row:
-    """One picture: what came in and what came out."""
+    """One picture: how good it came in and went out."""
 
     name: str
     input: Scores
     output: Scores
-    restored: Image
 
 
 def score(image: Image, truth: Image, border: int = 0) -> Scores:
@@ -49,12 +48,14 @@ def score(image: Image, truth: Image, border: int = 0) -> Scores:
     return Scores(psnr(a, b), ssim(a, b), psnr(luma(a), luma(b)), ssim(luma(a), luma(b)))
 
 
-def evaluate(restore: Restorer, pairs: Iterable[Pair], border: int = 0, **options: Any) -> Iterator[Row]:
+def evaluate(
+    restore: Restorer, pairs: Iterable[Pair], border: int = 0, **options: Any
+) -> Iterator[tuple[Row, Image]]:
     """Restore every pair's degraded picture and score it; `options` are fields of `Sampling`."""
     for pair in pairs:
         lq, gt = pair.read()
         restored = restore(lq, **options)
-        yield Row(pair.name, score(lq, gt, border), score(restored, gt, border), restored)
+        yield Row(pair.name, score(lq, gt, border), score(restored, gt, border)), restored
 
 
 def mean_scores(scores: Sequence[Scores]) -> Scores:

@@ -13,12 +13,10 @@ CMYK becomes sRGB, palettes are expanded, floating-point samples are read as 16 
 frames the first is taken. libvips hangs in a forked process whose parent has used it: spawn workers.
 """
 
-import contextlib
 import glob
 import os
 import re
 import sys
-import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,14 +24,17 @@ from typing import Any
 
 import numpy as np
 import pyvips
-from jaxtyping import Float32, Shaped
+import torch
+from jaxtyping import Float, Float32, Shaped
+from torch import Tensor
 
 from refusion.errors import ImageError
+from refusion.files import atomic
 
-Pixels = Float32[np.ndarray, "h w 3"]
+RGB = Float32[np.ndarray, "h w 3"]
 Alpha = Float32[np.ndarray, "h w"]
 Array = Shaped[np.ndarray, "..."]
-Samples = Shaped[np.ndarray, "h w c"]
+Raw = Shaped[np.ndarray, "h w c"]
 """What a file or an array holds: 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha) channels."""
 
 
@@ -49,7 +50,7 @@ class Image:
         icc: the profile that `pixels` are in; None stands for sRGB.
     """
 
-    pixels: Pixels
+    pixels: RGB
     alpha: Alpha | None
     depth: int
     grey: bool
@@ -60,12 +61,18 @@ class Image:
         """Width and height."""
         return self.pixels.shape[1], self.pixels.shape[0]
 
-    def with_pixels(self, pixels: Pixels) -> "Image":
-        """The same picture with other pixels, clipped to [0, 1].
+    def tensor(self) -> Float[Tensor, "3 h w"]:
+        """The pixels, channels first."""
+        return torch.from_numpy(self.pixels).permute(2, 0, 1)
+
+    def with_pixels(self, pixels: RGB | Float[Tensor, "3 h w"]) -> "Image":
+        """The same picture with other pixels, an array or a tensor on any device, clipped to [0, 1].
 
         Raises:
             ImageError: the shape differs, or a pixel is not finite.
         """
+        if isinstance(pixels, Tensor):
+            pixels = _channels_last(pixels)
         if pixels.shape != self.pixels.shape:
             raise ImageError(
                 f"pixels have shape {pixels.shape}: expected {self.pixels.shape} as in the picture"
@@ -350,7 +357,7 @@ def write_gif(frames: Iterable[Any], path: str | os.PathLike[str], frame_ms: int
     _store(path, _encoded(path, np.concatenate(pages), tags, _GIF.options))
 
 
-def _samples(image: Image, form: _Format) -> Samples:
+def _samples(image: Image, form: _Format) -> Raw:
     """The picture as `form` holds it: the inverse of `_image`, for every sample of 8 and 16 bit."""
     # The channels of a restored grey picture are three estimates of one value.
     colour = image.pixels.mean(axis=2, keepdims=True) if image.grey else image.pixels
@@ -365,7 +372,7 @@ def _samples(image: Image, form: _Format) -> Samples:
     return samples.astype(np.uint8) if bits == 8 else samples.astype(np.uint16) << (16 - bits)
 
 
-def _encoded(path: Path, samples: Samples, tags: dict[str, Any], options: dict[str, object]) -> bytes:
+def _encoded(path: Path, samples: Raw, tags: dict[str, Any], options: dict[str, object]) -> bytes:
     colour, deep = samples.shape[2] > 2, samples.dtype == np.uint16
     interpretation = ("rgb16" if deep else "srgb") if colour else ("grey16" if deep else "b-w")
     picture = pyvips.Image.new_from_array(samples, interpretation=interpretation)
@@ -379,18 +386,13 @@ def _encoded(path: Path, samples: Samples, tags: dict[str, Any], options: dict[s
 
 
 def _store(path: Path, data: bytes) -> None:
-    """Write to a hidden neighbour and rename it: nobody ever sees half a picture."""
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        part.write_bytes(data)
-        part.replace(path)
+        with atomic(path) as part:
+            part.write_bytes(data)
     except OSError as error:
         raise ImageError(
             f"{path} cannot be written ({error.strerror}): check its folder, room and permissions"
         ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
 
 
 # ---- finding

@@ -20,11 +20,18 @@ def scheduler_rule(scheduler: Any) -> Rule:
     own timesteps must be those of the walk. Its noise comes from where it takes it, not from `draw`.
 
     Args:
-        scheduler: has `config.prediction_type` ("sample", "epsilon" or "v_prediction") and
+        scheduler: has `config.prediction_type` ("sample", "epsilon" or "v_prediction"), `timesteps` and
             `step(output, timestep, sample).prev_sample`.
+
+    Raises:
+        ValueError: at a step of the walk that the scheduler does not have.
     """
 
     def rule(step: Step) -> Batch:
+        if step.t - 1 not in scheduler.timesteps:
+            raise ValueError(
+                f"the scheduler's timesteps lack {step.t - 1}: give it those of the walk, less 1"
+            )
         unit = step.sde.noise_level
         alpha = step.sde.alpha(step.t, step.mu)
         clean, noise = (step.x0 - step.mu) / unit, step.noise

@@ -3,7 +3,6 @@
 The tables here are the only place where a name stands for code. A task is a recipe, never code.
 """
 
-import difflib
 import inspect
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -13,13 +12,22 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 
 import torch
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 from torch import nn
 
 from refusion import codec
 from refusion import nn as networks
 from refusion.data import Augment
-from refusion.errors import RecipeError
+from refusion.errors import RecipeError, hint
 from refusion.objective import Compare
 from refusion.prediction import PREDICTIONS
 from refusion.restorer import Restorer, Sampling
@@ -28,6 +36,7 @@ from refusion.sde import MeanRevertingSDE
 
 NETWORKS = {"ConditionalNAFNet": networks.ConditionalNAFNet}
 CODECS = {"Pixels": codec.Pixels, "Pyramid": codec.Pyramid}
+MOST_BLOCKS = 1024
 LARGEST = 65536
 """No size in a network, codec or process is larger; it keeps a forged file from building one without end."""
 
@@ -37,6 +46,7 @@ class _Settings(BaseModel):
 
 
 S = TypeVar("S", bound=_Settings)
+Fractional = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _settings_of(cls: type[nn.Module]) -> type[_Settings]:
@@ -70,7 +80,7 @@ class Process(_Settings):
     Noise level: lambda in units of the image range [0, 1]; may be written as a fraction, 50/255.
     """
 
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    schedule: Literal[tuple(RATES)] = "cosine"  # type: ignore[valid-type]
     steps: Annotated[int, Field(ge=1, le=LARGEST)] = 100
     delta: float = 0.005
     noise_level: Annotated[float, BeforeValidator(_fraction)]
@@ -114,7 +124,7 @@ class Training(_Settings):
         clip: largest norm of the gradient.
         ema: decay of the averaged weights, which are validated and released.
         precision: "32", or "bf16" for mixed precision.
-        validate_every: optimizer steps between validations.
+        validate_every: optimizer steps between validations, at least 2; `steps` is a multiple of it.
         save_every: optimizer steps between checkpoints to resume from.
         keep: how many of the best checkpoints are kept.
         collapse: fall of the validation PSNR in dB below its best that rolls the run back to it.
@@ -130,22 +140,29 @@ class Training(_Settings):
     accumulate: PositiveInt = 1
     optimizer: Literal["adam", "adamw", "lion"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Fractional, Fractional] = (0.9, 0.99)
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     decay: Literal["cosine", "multistep", "constant"] = "cosine"
     warmup: Annotated[int, Field(ge=0)] = 0
     final_learning_rate: Annotated[float, Field(ge=0)] = 1e-7
-    milestones: tuple[float, ...] = (0.3, 0.6, 0.85)
-    factor: float = 0.5
+    milestones: tuple[Fractional, ...] = (0.3, 0.6, 0.85)
+    factor: Annotated[float, Field(gt=0, le=1)] = 0.5
     clip: Annotated[float, Field(gt=0)] = 1.0
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.995
+    ema: Fractional = 0.995
     precision: Literal["32", "bf16"] = "32"
-    validate_every: PositiveInt = 1000
+    validate_every: Annotated[int, Field(ge=2)] = 1000
     save_every: PositiveInt = 500
     keep: PositiveInt = 2
     collapse: Annotated[float, Field(gt=0)] = 3.0
     workers: Annotated[int, Field(ge=0)] = 1
     release: Literal["float32", "float16"] = "float32"
+
+    @model_validator(mode="after")
+    def _the_last_step_is_validated(self) -> "Training":
+        if self.steps > self.validate_every and self.steps % self.validate_every:
+            raise ValueError(f"steps {self.steps} is no multiple of validate_every {self.validate_every}")
+        return self
+
     seed: int = 0
 
 
@@ -177,7 +194,7 @@ class Recipe(_Settings):
     network: _one_of(NETWORKS)  # type: ignore[valid-type]
     codec: _one_of(CODECS)  # type: ignore[valid-type]
     process: Process
-    prediction: Literal["noise", "clean", "velocity", "reverse-step"]
+    prediction: Literal[tuple(PREDICTIONS)]  # type: ignore[valid-type]
     sampling: Sampling = Sampling()
     data: Data = Data()
     training: Training = Training()
@@ -208,6 +225,8 @@ def _build(table: Mapping[str, Any], settings: BaseModel, **derived: Any) -> Any
     flat = [n for v in values.values() for n in (v if isinstance(v, tuple) else (v,))]
     if any(n > LARGEST for n in flat):
         raise ValueError(f"a size of {max(flat)} is above {LARGEST}")
+    if any(sum(v) > MOST_BLOCKS for v in values.values() if isinstance(v, tuple)):
+        raise ValueError(f"a network of more than {MOST_BLOCKS} blocks")
     return table[settings.model_dump()["name"]](**values, **derived)
 
 
@@ -245,8 +264,7 @@ def _explain(error: Any) -> str:
     path = [str(part) for part in error["loc"] if part not in NETWORKS and part not in CODECS]
     key = ".".join(path)
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        near = difflib.get_close_matches(path[-1], _all_keys(), 1)
-        return f"unknown key {key}" + (f", did you mean {near[0]}?" if near else "")
+        return f"unknown key {key}{hint(path[-1], _all_keys())}"
     if error["type"] == "missing":
         return f"{key} is missing"
     if error["type"] == "union_tag_invalid":

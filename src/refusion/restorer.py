@@ -1,6 +1,6 @@
 """A picture enters, becomes (mu, features) in a codec, walks T ... 0 through a sampler, and leaves."""
 
-import difflib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from refusion.codec import Codec, Encoded
+from refusion.errors import hint
 from refusion.image import Image, from_array
 from refusion.prediction import Prediction
 from refusion.sampling import Rule, State, euler_maruyama, exponential, posterior, sample
@@ -51,9 +52,8 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if isinstance(self.sampler, str) and self.sampler not in SAMPLERS:
-            near = difflib.get_close_matches(self.sampler, SAMPLERS, 1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise ValueError(f"unknown sampler {self.sampler!r}: {hint}There are {', '.join(SAMPLERS)}")
+            known = f"there are {', '.join(SAMPLERS)}"
+            raise ValueError(f"unknown sampler {self.sampler!r}{hint(self.sampler, SAMPLERS)}: {known}")
         if self.steps < 1:
             raise ValueError(f"steps is {self.steps}: give at least 1")
         if not 0 <= self.eta <= 1 or (self.eta != 1 and self.sampler != "posterior"):
@@ -74,12 +74,12 @@ class Network(Protocol):
 
 @dataclass(frozen=True)
 class Samples:
-    """Several restorations of one picture.
+    """What several restorations of one picture say together.
 
-    `deviation` is the standard deviation over the samples at each pixel, averaged over the colours.
+    `deviation` is the standard deviation over the samples at each pixel, as the root mean square over
+    the colours.
     """
 
-    pictures: Sequence[Image]
     mean: Image
     deviation: Float[np.ndarray, "h w"]
 
@@ -112,8 +112,8 @@ class Restorer:
     def __call__(self, image: object, **options: Any) -> Image:
         """Restore one picture: an `Image`, an array or a PIL picture, as `from_array` takes them."""
         source = from_array(image)
-        restored = self.restore_batch(_as_batch(source).to(self.device), **options)
-        return source.with_pixels(_as_pixels(restored))
+        restored = self.restore_batch(source.tensor()[None].to(self.device), **options)
+        return source.with_pixels(restored[0])
 
     def samples(self, image: object, count: int, **options: Any) -> Samples:
         """Restore `count` times with the seeds seed, seed + 1, ...
@@ -123,33 +123,35 @@ class Restorer:
         """
         if count < 2:
             raise ValueError(f"count is {count}: a deviation needs at least 2 samples")
+        source = from_array(image)
         seed = self._settings(options).seed
-        pictures = [self(image, **{**options, "seed": seed + i}) for i in range(count)]
-        stack = np.stack([picture.pixels for picture in pictures])
-        mean = pictures[0].with_pixels(stack.mean(0))
-        return Samples(pictures, mean, stack.std(0, ddof=1).mean(-1))
+        mean, squares = np.zeros_like(source.pixels), np.zeros_like(source.pixels)
+        for i in range(count):  # Welford's update: two pictures in memory, however many samples
+            pixels = self(source, **{**options, "seed": seed + i}).pixels
+            change = pixels - mean
+            mean += change / (i + 1)
+            squares += change * (pixels - mean)
+        return Samples(source.with_pixels(mean), np.sqrt(squares.mean(-1) / (count - 1)))
 
     def trajectory(self, image: object, **options: Any) -> Iterator[Image]:
         """The picture after every step; the last one is the restoration."""
         source = from_array(image)
-        encoded = self._encode(_as_batch(source).to(self.device))
+        encoded = self._encode(source.tensor()[None].to(self.device))
         for state in self._walk(encoded.mu, self._settings(options)):
-            yield source.with_pixels(_as_pixels(self._decode(state, encoded)))
+            yield source.with_pixels(self._decode(state, encoded)[0])
 
     def restore_batch(self, lq: Float[Tensor, "b 3 h w"], **options: Any) -> Float[Tensor, "b 3 h w"]:
         """Restore a batch in [0, 1] on the restorer's device. Its pictures share the seed's noise
         field, so that the result of each does not depend on its company."""
         encoded = self._encode(lq)
-        *_, last = self._walk(encoded.mu, self._settings(options))
+        last = deque(self._walk(encoded.mu, self._settings(options)), maxlen=1).pop()
         return self._decode(last, encoded)
 
     def _settings(self, options: Mapping[str, Any]) -> Sampling:
         known = [field.name for field in fields(Sampling)]
         for name in options:
             if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {near[0]}? " if near else ""
-                raise TypeError(f"unknown option {name}: {hint}There are {', '.join(known)}")
+                raise TypeError(f"unknown option {name}{hint(name, known)}: there are {', '.join(known)}")
         return replace(self.sampling, **options)
 
     @torch.inference_mode()
@@ -179,15 +181,6 @@ class Restorer:
             return x0.clamp(*self.codec.bounds) if self.codec.bounds else x0
 
         return denoise
-
-
-def _as_batch(image: Image) -> Float[Tensor, "1 3 h w"]:
-    return torch.from_numpy(image.pixels).permute(2, 0, 1)[None]
-
-
-def _as_pixels(batch: Float[Tensor, "1 3 h w"]) -> Float[np.ndarray, "h w 3"]:
-    pixels: np.ndarray = batch[0].permute(1, 2, 0).cpu().numpy()
-    return pixels
 
 
 def noise_source(like: Batch, seed: int) -> Draw:

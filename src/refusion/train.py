@@ -7,7 +7,6 @@ import contextlib
 import copy
 import logging
 import math
-import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +17,7 @@ import lightning
 import numpy as np
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -27,9 +26,10 @@ from torch.utils.data import DataLoader
 
 from refusion import checkpoint
 from refusion.data import Pair, StepBatches, TrainingSamples, find_pairs, stems
-from refusion.errors import RecipeError
-from refusion.evaluate import evaluate
-from refusion.image import write
+from refusion.errors import DataError, RecipeError, RefusionError
+from refusion.evaluate import evaluate, mean_scores
+from refusion.files import atomic
+from refusion.image import from_array, write
 from refusion.objective import diffusion_loss
 from refusion.recipe import Recipe, Training, load_yaml
 from refusion.restorer import Restorer
@@ -56,10 +56,7 @@ class Diffusion(lightning.LightningModule):
         self.recipe, self.out, self.first_step = recipe, out, first_step
         self.network = built.network
         if start is not None:
-            try:
-                self.network.load_state_dict(start.network.state_dict())
-            except RuntimeError as error:
-                raise RecipeError("the model to start from has another network than the recipe") from error
+            self.network.load_state_dict(start.network.state_dict())
         self.codec = built.codec
         self.ema = copy.deepcopy(self.network).requires_grad_(False)
         self.restorer = replace(built, network=self.ema)
@@ -86,7 +83,10 @@ class Diffusion(lightning.LightningModule):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Numbers of pairs, every process its share."""
-        self.pairs = find_pairs(Path(self.recipe.data.folder) / "val")
+        folder = Path(self.recipe.data.folder) / "val"
+        self.pairs = find_pairs(folder)
+        if len(self.pairs) < self.trainer.world_size:
+            raise DataError(f"{folder}: {len(self.pairs)} pairs for {self.trainer.world_size} processes")
         return DataLoader(range(self.trainer.global_rank, len(self.pairs), self.trainer.world_size))  # type: ignore[arg-type]
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
@@ -137,18 +137,22 @@ class Diffusion(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def validation_step(self, number: Tensor, batch_idx: int) -> None:
+        """As `refusion evaluate` measures: in float32. Weights that are not finite score NaN."""
+        if not all(bool(weight.isfinite().all()) for weight in self.ema.parameters()):
+            self.scores.append(math.nan)
+            return
         pair = self.pairs[int(number)]
-        for row in evaluate(self.restorer, [pair]):
-            self.scores.append(row.output.psnr)
-            if self.trainer.is_global_zero and batch_idx < PICTURES:
-                lq, gt = pair.read()
-                side_by_side = np.concatenate([z.pixels for z in (lq, row.restored, gt)], axis=1)
-                folder = self.out / "pictures"
-                folder.mkdir(exist_ok=True)
-                strip = replace(lq, pixels=side_by_side, alpha=None)
-                write(strip, folder / f"{row.name}-{self.global_step}.jpg")
-                board = self.loggers[0].experiment  # type: ignore[attr-defined]
-                board.add_image(row.name, side_by_side, self.global_step, dataformats="HWC")
+        with torch.autocast(self.device.type, enabled=False):
+            ((row, restored),) = evaluate(self.restorer, [pair])
+        self.scores.append(mean_scores([row.output]).psnr)
+        if self.trainer.is_global_zero and batch_idx < PICTURES:
+            lq, gt = pair.read()
+            side_by_side = np.concatenate([z.pixels for z in (lq, restored, gt)], axis=1)
+            folder = self.out / "pictures"
+            folder.mkdir(exist_ok=True)
+            write(from_array(side_by_side), folder / f"{row.name}-{self.global_step}.jpg")
+            board = self.loggers[0].experiment  # type: ignore[attr-defined]
+            board.add_image(row.name, side_by_side, self.global_step, dataformats="HWC")
 
     def on_validation_epoch_end(self) -> None:
         sums = torch.tensor([sum(self.scores), len(self.scores)], device=self.device)
@@ -167,8 +171,20 @@ class Diffusion(lightning.LightningModule):
         if not psnr > best - self.recipe.training.collapse:
             self._roll_back(keeper.best_model_path, psnr, best)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["processes"] = self.trainer.world_size
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The numbers of the samples depend on the number of processes, and so the rest of the run."""
+        before, now = checkpoint["processes"], self.trainer.world_size
+        if before != now:
+            raise RecipeError(f"{self.out} was begun by {before} processes, not {now}: give as many")
+
     def _roll_back(self, path: str, psnr: float, best: float) -> None:
         """Weights, average and optimizer as they were at the best validation; the data goes on."""
+        if not path:
+            at = f"step {self.global_step}"
+            raise RefusionError(f"training diverged before {at}, its first validation: lower learning_rate")
         warnings.warn(
             f"validation fell from {best:.2f} to {psnr:.2f} dB at step {self.global_step}: "
             f"going on from {Path(path).name}",
@@ -213,38 +229,55 @@ class AtomicIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(".partial")
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
+        with atomic(target) as part:
+            torch.save(checkpoint, part)
+
+
+class Newest(Callback):
+    """Saves what a run resumes from.
+
+    Never between a step and its validation, which a resumed run would skip: then after the next step.
+    """
+
+    def __init__(self, path: Path, training: Training) -> None:
+        self.path, self.training = path, training
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step, training = trainer.global_step, self.training
+        stepped = (batch_idx + 1) % training.accumulate == 0
+        due = step % training.save_every == 0 or step % training.validate_every == 1
+        if stepped and due and step % training.validate_every:
+            trainer.save_checkpoint(self.path)
 
 
 def train(
-    recipe: Recipe, out: Path, start: Restorer | None = None, devices: int | str = "auto", nodes: int = 1
+    recipe: Recipe, out: Path, start: str | Path | None = None, devices: int | None = None, nodes: int = 1
 ) -> Path:
     """Run a recipe to its end, going on where an earlier call in the same folder stopped.
 
     Args:
         out: the run's folder: last.ckpt, the best checkpoints, logs, pictures and model.safetensors.
-        start: fine-tune this model.
-        devices: processes on each of `nodes` machines; "auto" takes all accelerators, or one CPU.
+        start: fine-tune this model, a bundled name or a file.
+        devices: processes on each of `nodes` machines; None takes all accelerators, or one CPU.
 
     Returns:
         The released model's file, whose validation score was the best.
 
     Raises:
-        RecipeError: `out` holds a run of another recipe.
+        RecipeError: `out` holds a run of another recipe, or `start` is another kind of model.
         DataError: the pairs are not in order.
+        RefusionError: the run diverged before its first validation.
     """
+    begun = _beginning(recipe, start) if start else None
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, recipe)
     last = out / LAST
     first_step = 0
     if last.exists():
         first_step = int(torch.load(last, weights_only=True, mmap=True)["global_step"])
-    module = Diffusion(recipe, out, start, first_step)
+    module = Diffusion(recipe, out, begun, first_step)
     with _quiet():
         trainer = _trainer(recipe.training, out, first_step, devices, nodes)
         if trainer.is_global_zero:
@@ -255,24 +288,34 @@ def train(
     return out / MODEL
 
 
+def _beginning(recipe: Recipe, start: str | Path) -> Restorer:
+    """The model to fine-tune, which must be of the recipe's kind."""
+    theirs = checkpoint.read_header(checkpoint.resolve(start)).recipe
+    for part in ("network", "codec", "process", "prediction"):
+        was, now = getattr(theirs, part), getattr(recipe, part)
+        if was != now:
+            raise RecipeError(f"{part} of {start} is {was}, of the recipe {now}: fine-tuning changes neither")
+    return checkpoint.load(start, "cpu")
+
+
 def _trainer(
-    training: Training, out: Path, first_step: int, devices: int | str, nodes: int
+    training: Training, out: Path, first_step: int, devices: int | None, nodes: int
 ) -> lightning.Trainer:
     """Lightning's loop for a run in the folder `out`."""
-    if devices == "auto" and checkpoint.best_device().type == "cpu":
-        devices = 1
     best = ModelCheckpoint(
-        out, "best-{step}", "val/psnr", mode="max", save_top_k=training.keep, save_on_train_epoch_end=False
-    )
-    newest = ModelCheckpoint(
-        out, Path(LAST).stem, every_n_train_steps=training.save_every, enable_version_counter=False
+        out,
+        "best-{step}",
+        monitor="val/psnr",
+        mode="max",
+        save_top_k=training.keep,
+        save_on_train_epoch_end=False,
+        enable_version_counter=False,
     )
     return lightning.Trainer(
         max_steps=training.steps,
         max_epochs=-1,
-        devices=devices,
+        devices=devices or (1 if checkpoint.best_device().type == "cpu" else "auto"),
         num_nodes=nodes,
-        strategy="auto" if devices in (1, "1") and nodes == 1 else "ddp",
         precision="bf16-mixed" if training.precision == "bf16" else "32-true",
         accumulate_grad_batches=training.accumulate,
         val_check_interval=min(training.validate_every, training.steps) * training.accumulate,
@@ -285,7 +328,12 @@ def _trainer(
             TensorBoardLogger(out, name="log", version="tensorboard"),
             CSVLogger(out, name="log", version=f"from-step-{first_step}"),
         ],
-        callbacks=[best, newest, LearningRateMonitor("step"), TQDMProgressBar(refresh_rate=10)],
+        callbacks=[
+            best,
+            Newest(out / LAST, training),
+            LearningRateMonitor("step"),
+            TQDMProgressBar(refresh_rate=10),
+        ],
         plugins=[AtomicIO()],
         default_root_dir=out,
     )
@@ -300,7 +348,8 @@ def _claim(out: Path, recipe: Recipe) -> None:
     """Note the recipe in the run's folder, or see that the one there is the same."""
     note = out / RECIPE
     if not note.exists():
-        note.write_text(recipe.to_yaml(), encoding="utf-8")
+        with atomic(note) as part:
+            part.write_text(recipe.to_yaml(), encoding="utf-8")
         return
     earlier, now = (dict(_flat(r.model_dump())) for r in (load_yaml(note), recipe))
     changed = [f"{k} {earlier.get(k)} -> {now.get(k)}" for k in now if earlier.get(k) != now.get(k)]
@@ -320,8 +369,11 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 def _quiet() -> Iterator[None]:
     """Leave out Lightning's advice on workers, loggers, hardware, and on loaders that do not resume:
     `StepBatches` starts where the run does."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         for advice in ("does not have many workers", "exists and is not empty", "treespec", "not resumable"):
             warnings.filterwarnings("ignore", f".*{advice}.*")
         yield
+    logger.setLevel(level)

@@ -109,6 +109,7 @@ class ConditionalNAFNet(nn.Module):
             nn.Sequential(nn.Conv2d(c, 2 * c, 1, bias=False), nn.PixelShuffle(2)) for c in widths[:0:-1]
         )
         self.decoders = nn.ModuleList(stage(n, c) for n, c in zip(decoder, widths[-2::-1], strict=True))
+        self.modulations = [4 * block.beta.numel() for block in self._blocks()]
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _blocks(self) -> list[NAFBlock]:
@@ -129,8 +130,7 @@ class ConditionalNAFNet(nn.Module):
     ) -> Float[Tensor, "b c h w"]:
         """What the network predicts at integer training time t, or given `embedding = embed(t)`."""
         embedding = self.embed(t) if embedding is None else embedding
-        sizes = [4 * block.beta.numel() for block in self._blocks()]
-        modulations = iter(torch.split(embedding[:, :, None, None], sizes, dim=1))
+        modulations = iter(torch.split(embedding[:, :, None, None], self.modulations, dim=1))
         height, width = x_t.shape[-2:]
         x = pad_to_multiple(torch.cat([x_t - mu, mu], dim=1), self.multiple)
         x = intro = self.intro(x.contiguous(memory_format=torch.channels_last))
