@@ -18,6 +18,12 @@ from refusion.image import from_array
 from refusion.metrics import psnr, ssim
 
 
+def pavement() -> np.ndarray:
+    """A photograph (400, 512, 3) in [0, 1]."""
+    grey = data.brick()[:400, :, None].astype(np.float32) / 255
+    return grey * np.array([1, 0.97, 0.92], np.float32)
+
+
 def cast_shadow(picture: np.ndarray) -> np.ndarray:
     """The picture (h, w, 3) in [0, 1] with the soft bluish shadow of somebody leaning into it."""
     height, width = picture.shape[:2]
@@ -36,8 +42,7 @@ def main() -> None:
     if sys.argv[1:]:
         before = refusion.read(sys.argv[1])
     else:
-        pavement = data.brick()[:400, :, None] / 255 * np.array([1, 0.97, 0.92])
-        before, truth = (from_array(z.astype(np.float32)) for z in (cast_shadow(pavement), pavement))
+        before, truth = from_array(cast_shadow(pavement())), from_array(pavement())
     after = refusion.load("shadow-removal")(before)
     gap = np.ones((before.size[1], 8, 3), np.float32)
     both = np.concatenate([before.pixels, gap, after.pixels], axis=1)

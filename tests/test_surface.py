@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 import shutil
 import tomllib
 from pathlib import Path
@@ -81,3 +82,15 @@ def test_every_module_is_in_the_readmes_tree() -> None:
             assert path.name in tree, path.name
     for name in re.findall(r"\b[a-z_]+\.py\b", tree):
         assert (ROOT / "src" / "refusion" / name).exists(), name
+
+
+def test_the_demo_restores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["demo.py"])
+    runpy.run_path(str(ROOT / "examples" / "demo.py"), run_name="__main__")
+    assert refusion.read("demo.png").size == (512 + 8 + 512, 400)
+    said = capsys.readouterr().out
+    before, after = (float(value) for value in re.findall(r"([\d.]+) dB", said))
+    assert after > before + 3

@@ -61,7 +61,7 @@ class Diffusion(lightning.LightningModule):
         self.ema = copy.deepcopy(self.network).requires_grad_(False)
         self.restorer = replace(built, network=self.ema)
         self.pairs: list[Pair] = []
-        self.scores: list[float] = []
+        self.scores: list[tuple[float, float]] = []
 
     def train_dataloader(self) -> DataLoader[Any]:
         data, training = self.recipe.data, self.recipe.training
@@ -139,12 +139,13 @@ class Diffusion(lightning.LightningModule):
     def validation_step(self, number: Tensor, batch_idx: int) -> None:
         """As `refusion evaluate` measures: in float32. Weights that are not finite score NaN."""
         if not all(bool(weight.isfinite().all()) for weight in self.ema.parameters()):
-            self.scores.append(math.nan)
+            self.scores.append((math.nan, math.nan))
             return
         pair = self.pairs[int(number)]
         with torch.autocast(self.device.type, enabled=False):
             ((row, restored),) = evaluate(self.restorer, [pair])
-        self.scores.append(mean_scores([row.output]).psnr)
+        mean = mean_scores([row.output])
+        self.scores.append((mean.psnr, mean.ssim))
         if self.trainer.is_global_zero and batch_idx < PICTURES:
             lq, gt = pair.read()
             side_by_side = np.concatenate([z.pixels for z in (lq, restored, gt)], axis=1)
@@ -155,16 +156,17 @@ class Diffusion(lightning.LightningModule):
             board.add_image(row.name, side_by_side, self.global_step, dataformats="HWC")
 
     def on_validation_epoch_end(self) -> None:
-        sums = torch.tensor([sum(self.scores), len(self.scores)], device=self.device)
+        sums = torch.tensor([[*score, 1.0] for score in self.scores], device=self.device).sum(0)
         self.scores.clear()
-        total, count = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
-        psnr = total / count
+        psnr_sum, ssim_sum, count = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+        psnr, ssim = psnr_sum / count, ssim_sum / count
         self.log("val/psnr", psnr, prog_bar=True)
+        self.log("val/ssim", ssim)
         keeper = self.trainer.checkpoint_callback
         assert isinstance(keeper, ModelCheckpoint)
         best = -math.inf if keeper.best_model_score is None else float(keeper.best_model_score)
         if psnr > best and self.trainer.is_global_zero:
-            metrics = {**self.recipe.card.metrics, "val_psnr": round(psnr, 2), "step": self.global_step}
+            metrics = {**self.recipe.card.metrics, "val_psnr": round(psnr, 2), "val_ssim": round(ssim, 4)}
             card = self.recipe.card.model_copy(update={"metrics": metrics})
             dtype = getattr(torch, self.recipe.training.release)
             checkpoint.save(self.out / MODEL, self.restorer, self.recipe, card, dtype)
