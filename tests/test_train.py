@@ -256,6 +256,11 @@ def test_another_recipe_in_the_same_folder_is_an_error(pairs: Path, tmp_path: Pa
         train(recipe(pairs, training__steps=1, training__batch=3), tmp_path)
 
 
+def test_steps_that_would_not_be_validated_are_an_error(pairs: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="steps 14 is no multiple of validate_every 6"):
+        train(recipe(pairs, training__steps=14), tmp_path)
+
+
 def test_missing_pairs_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         train(recipe(tmp_path), tmp_path / "run")

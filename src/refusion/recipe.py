@@ -20,7 +20,6 @@ from pydantic import (
     PositiveInt,
     ValidationError,
     create_model,
-    model_validator,
 )
 from torch import nn
 
@@ -156,13 +155,6 @@ class Training(_Settings):
     collapse: Annotated[float, Field(gt=0)] = 3.0
     workers: Annotated[int, Field(ge=0)] = 1
     release: Literal["float32", "float16"] = "float32"
-
-    @model_validator(mode="after")
-    def _the_last_step_is_validated(self) -> "Training":
-        if self.steps > self.validate_every and self.steps % self.validate_every:
-            raise ValueError(f"steps {self.steps} is no multiple of validate_every {self.validate_every}")
-        return self
-
     seed: int = 0
 
 

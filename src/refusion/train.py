@@ -268,10 +268,14 @@ def train(
         The released model's file, whose validation score was the best.
 
     Raises:
-        RecipeError: `out` holds a run of another recipe, or `start` is another kind of model.
+        RecipeError: `out` holds a run of another recipe, `start` is another kind of model, or the last
+            steps would not be validated.
         DataError: the pairs are not in order.
         RefusionError: the run diverged before its first validation.
     """
+    steps, every = recipe.training.steps, recipe.training.validate_every
+    if steps > every and steps % every:
+        raise RecipeError(f"training.steps {steps} is no multiple of validate_every {every}: the end is lost")
     begun = _beginning(recipe, start) if start else None
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, recipe)
