@@ -28,7 +28,7 @@ def diffusion_loss(
     Args:
         compare: "output" compares the network's output with its target. "reverse-mean" compares the
             means of the reverse step t -> t - 1: with a `ReverseStep` prediction that is the papers'
-            maximum-likelihood objective (IR-SDE, section 3.3), with any other its form without bias.
+            maximum-likelihood objective (IR-SDE), with any other its form without bias.
             "picture" compares the decoded estimate of x0 with the decoded x0.
         decode: what turns a state into a picture.
     """
