@@ -19,13 +19,10 @@ from refusion.checkpoint import bundled_models, read_header, save
 from refusion.errors import CheckpointError, RefusionError
 from refusion.recipe import Card, Recipe, parse
 from refusion.restorer import Restorer
+from tiny import SMALLEST
 
 TINY: dict[str, Any] = {
-    "task": "test",
-    "network": {"name": "ConditionalNAFNet", "width": 4, "encoder": [1], "middle": 1, "decoder": [1]},
-    "codec": {"name": "Pixels", "factor": 2},
-    "process": {"noise_level": "50/255"},
-    "prediction": "clean",
+    **SMALLEST,
     "sampling": {"steps": 2},
     "data": {"folder": "/home/somebody/secret", "scenes": ["/home/somebody/holiday"]},
 }

@@ -18,13 +18,10 @@ from refusion import checkpoint, cli
 from refusion.checkpoint import save
 from refusion.image import from_array, read, write
 from refusion.recipe import Card, parse
+from tiny import SMALLEST
 
 TINY: dict[str, Any] = {
-    "task": "test",
-    "network": {"name": "ConditionalNAFNet", "width": 4, "encoder": [1], "middle": 1, "decoder": [1]},
-    "codec": {"name": "Pixels", "factor": 2},
-    "process": {"noise_level": "50/255"},
-    "prediction": "clean",
+    **SMALLEST,
     "sampling": {"steps": 2},
 }
 

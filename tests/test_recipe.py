@@ -10,15 +10,10 @@ import yaml
 from refusion.cost import cost
 from refusion.errors import RecipeError
 from refusion.recipe import Recipe, load_yaml, parse
+from tiny import SMALLEST
 
 ROOT = Path(__file__).parents[1]
-TINY: dict[str, Any] = {
-    "task": "test",
-    "network": {"name": "ConditionalNAFNet", "width": 4, "encoder": [1], "middle": 1, "decoder": [1]},
-    "codec": {"name": "Pixels", "factor": 2},
-    "process": {"noise_level": "50/255"},
-    "prediction": "clean",
-}
+TINY = SMALLEST
 
 
 def said(*overrides: tuple[str, object], values: dict[str, Any] = TINY) -> str:

@@ -20,13 +20,10 @@ from refusion.evaluate import evaluate, mean_scores
 from refusion.image import from_array, write
 from refusion.recipe import Recipe, Training, parse
 from refusion.train import AtomicIO, make_optimizer, rate_factor, train
+from tiny import SMALLEST
 
 TINY = {
-    "task": "test",
-    "network": {"name": "ConditionalNAFNet", "width": 4, "encoder": [1], "middle": 1, "decoder": [1]},
-    "codec": {"name": "Pixels", "factor": 2},
-    "process": {"noise_level": "50/255"},
-    "prediction": "clean",
+    **SMALLEST,
     "sampling": {"steps": 1},
     "data": {"patch": [16, 16], "augment": {"borrow": 0.3, "strength": 0.2, "zoom": 0.5, "exposure": 0.2}},
     "training": {
