@@ -21,6 +21,8 @@ from refusion.recipe import Card, Recipe, parse
 from refusion.restorer import Restorer
 
 FORMAT = 1
+MODEL = "model.safetensors"
+"""The released model in a training run's folder."""
 BUNDLED = Path(__file__).parent / "models"
 
 
@@ -119,7 +121,7 @@ def resolve(model: str | Path) -> Path:
     """
     path = Path(model)
     if path.is_dir():
-        path = path / "model.safetensors"
+        path = path / MODEL
     if path.exists():
         return path
     bundled = {file.stem: file for file in bundled_models()}

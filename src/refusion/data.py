@@ -3,6 +3,7 @@
 Sample i of a run is a function of (seed, i) alone, whatever the workers, processes or restarts.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,19 +63,25 @@ def stems(folder: Path) -> dict[str, Path]:
     return found
 
 
+def _matched(folder: Path) -> tuple[list[Pair], list[str]]:
+    """The pairs of `folder`/lq and `folder`/gt in order of stem, and the pictures without a partner."""
+    lq, gt = stems(folder / "lq"), stems(folder / "gt")
+    alone = [f"{'lq' if stem in lq else 'gt'}/{stem}" for stem in sorted(lq.keys() ^ gt.keys())]
+    return [Pair(lq[stem], gt[stem]) for stem in sorted(lq.keys() & gt.keys())], alone
+
+
 def find_pairs(folder: Path) -> list[Pair]:
     """Every pair of `folder`/lq and `folder`/gt, in order of stem.
 
     Raises:
         DataError: a stem is on one side only (all of them are named), or there are no pictures.
     """
-    lq, gt = stems(folder / "lq"), stems(folder / "gt")
-    alone = [f"{'lq' if stem in lq else 'gt'}/{stem}" for stem in sorted(lq.keys() ^ gt.keys())]
+    pairs, alone = _matched(folder)
     if alone:
         raise DataError(f"{folder}: {len(alone)} pictures without a partner: {', '.join(alone)}")
-    if not lq:
+    if not pairs:
         raise DataError(f"{folder}: no pictures in lq/ and gt/; they may end in {', '.join(SUFFIXES)}")
-    return [Pair(lq[stem], gt[stem]) for stem in sorted(lq)]
+    return pairs
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,7 @@ class TrainingSamples(Dataset[tuple[Picture, Picture, int]]):
 
     def __getitem__(self, i: int) -> tuple[Picture, Picture, int]:
         epoch, position = divmod(i, len(self.pairs))
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.pairs))
+        order = _order(self.seed, epoch, len(self.pairs))
         rng = np.random.default_rng((self.seed, epoch, position))
         how, kind, scene = self.augment, rng.random(), rng.random()
         if self.scenes and kind < how.borrow and scene < how.scene:
@@ -178,6 +185,11 @@ class TrainingSamples(Dataset[tuple[Picture, Picture, int]]):
         if tuple(window) != self.patch:
             both = F.interpolate(both, self.patch, mode="bilinear", antialias=True)
         return both[0], both[1]
+
+
+@functools.lru_cache(maxsize=2)  # neighbouring samples ask for the same epoch, or the next
+def _order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
+    return tuple(np.random.default_rng((seed, epoch)).permutation(count).tolist())
 
 
 def _degrade(gt: Picture, like_lq: Picture, like_gt: Picture, strength: float) -> Picture:
@@ -220,11 +232,10 @@ class Finding:
 
 def inspect_pairs(folder: Path) -> Finding:
     """Open every picture of a folder of pairs and report all that is wrong with it at once."""
-    lq, gt = stems(folder / "lq"), stems(folder / "gt")
-    problems = [f"{'lq' if s in lq else 'gt'}/{s}: no partner" for s in sorted(lq.keys() ^ gt.keys())]
+    matched, alone = _matched(folder)
+    problems = [f"{name}: no partner" for name in alone]
     pairs, sizes = [], dict[tuple[int, int], int]()
-    for stem in sorted(lq.keys() & gt.keys()):
-        pair = Pair(lq[stem], gt[stem])
+    for pair in matched:
         try:
             size = pair.read()[0].size
         except (DataError, ImageError) as error:
@@ -232,7 +243,7 @@ def inspect_pairs(folder: Path) -> Finding:
             continue
         pairs.append(pair)
         sizes[size] = sizes.get(size, 0) + 1
-    if not lq and not gt:
+    if not matched and not alone:
         problems.append(f"{folder}: no pictures")
     return Finding(pairs, sizes, problems)
 

@@ -34,7 +34,7 @@ from refusion.objective import diffusion_loss
 from refusion.recipe import Recipe, Training, load_yaml
 from refusion.restorer import Restorer
 
-LAST, RECIPE, MODEL = "last.ckpt", "recipe.yaml", "model.safetensors"
+LAST, RECIPE = "last.ckpt", "recipe.yaml"
 PICTURES = 4
 """Validation pictures kept for looking at, of each validation."""
 
@@ -169,7 +169,7 @@ class Diffusion(lightning.LightningModule):
             metrics = {**self.recipe.card.metrics, "val_psnr": round(psnr, 2), "val_ssim": round(ssim, 4)}
             card = self.recipe.card.model_copy(update={"metrics": metrics})
             dtype = getattr(torch, self.recipe.training.release)
-            checkpoint.save(self.out / MODEL, self.restorer, self.recipe, card, dtype)
+            checkpoint.save(self.out / checkpoint.MODEL, self.restorer, self.recipe, card, dtype)
         if not psnr > best - self.recipe.training.collapse:
             self._roll_back(keeper.best_model_path, psnr, best)
 
@@ -291,7 +291,7 @@ def train(
             print(f"{out}: step {first_step} of {recipe.training.steps}, {effective} samples a step")
         trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
         trainer.save_checkpoint(last)
-    return out / MODEL
+    return out / checkpoint.MODEL
 
 
 def _beginning(recipe: Recipe, start: str | Path) -> Restorer:
