@@ -157,6 +157,70 @@ def test_all_that_the_weights_mean_is_in_the_file(
     np.testing.assert_array_equal(loaded(PICTURE).pixels, made(PICTURE).pixels)
 
 
+@pytest.fixture(scope="session")
+def latent() -> tuple[Recipe, Restorer]:
+    """A model whose codec has weights, and has measured its latents."""
+    codec = {"name": "LatentUNet", "latent_channels": 4, "width": 4, "multipliers": [1, 1], "unshuffle": 2}
+    described = parse(TINY, "test", {"codec": codec})
+    made = make(described)
+    made.codec.calibrate(torch.rand(4, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    made.codec.requires_grad_(False).eval()
+    return described, made
+
+
+BUFFERS = ("latent_mean", "latent_std")
+
+
+def test_a_latent_model_restores_to_the_bit(latent: tuple[Recipe, Restorer], tmp_path: Path) -> None:
+    described, made = latent
+    save(tmp_path / "latent.safetensors", made, described, CARD)
+    loaded = refusion.load(tmp_path / "latent.safetensors", "cpu")
+    np.testing.assert_array_equal(loaded(PICTURE).pixels, made(PICTURE).pixels)
+    for name in BUFFERS:
+        kept = getattr(loaded.codec, name)
+        assert torch.equal(kept, getattr(made.codec, name))
+        assert not torch.equal(kept, getattr(described.build().codec, name))
+    assert not any(p.requires_grad for p in loaded.codec.parameters())
+    assert not loaded.codec.training
+
+
+def test_a_latent_model_in_half_precision_keeps_its_statistics(
+    latent: tuple[Recipe, Restorer], tmp_path: Path
+) -> None:
+    described, made = latent
+    save(tmp_path / "half.safetensors", made, described, CARD, torch.float16)
+    loaded = refusion.load(tmp_path / "half.safetensors", "cpu")
+    for name, value in loaded.codec.state_dict().items():
+        expected = made.codec.state_dict()[name]
+        assert value.dtype == torch.float32
+        assert torch.equal(value, expected.half().float()), name
+    picture = torch.from_numpy(PICTURE).permute(2, 0, 1)[None]
+    there, here = (codec.encode(picture) for codec in (loaded.codec, made.codec))
+    torch.testing.assert_close(there.mu, here.mu, rtol=0, atol=1e-2)
+    torch.testing.assert_close(loaded.codec.decode(*there), made.codec.decode(*here), rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", BUFFERS)
+def test_statistics_that_are_missing_or_no_numbers(
+    latent: tuple[Recipe, Restorer], tmp_path: Path, name: str
+) -> None:
+    described, made = latent
+    path = tmp_path / "latent.safetensors"
+    save(path, made, described, CARD)
+    content = {"format": 1, "recipe": described.model_dump(mode="json"), "card": {}}
+    held = load_file(path)
+    for value, expected in ((None, "no such tensor"), (float("nan"), "NaN or infinity")):
+        given = {key: tensor.clone() for key, tensor in held.items()}
+        if value is None:
+            given.pop(f"codec.{name}")
+        else:
+            given[f"codec.{name}"].fill_(value)
+        save_file(given, path, {"refusion": json.dumps(content)})
+        message = said(path)
+        assert f"codec.{name}" in message
+        assert expected in message
+
+
 def test_nothing_in_a_model_is_unpickled(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("a model was unpickled")

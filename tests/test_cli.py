@@ -1,5 +1,6 @@
 """Every command in the process, as users run it; whatever goes wrong is one line and an exit status."""
 
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import torch
 import yaml
 
 import refusion
-from refusion import checkpoint, cli
+from refusion import checkpoint, cli, tiling
 from refusion.checkpoint import save
 from refusion.image import from_array, read, write
 from refusion.recipe import Card, parse
@@ -256,6 +257,7 @@ def test_nothing_changed_is_said(run: Run, here: Path) -> None:
         (("restore", "{a}", "--model", "{m}", "--steps", "101"), "steps is 101"),
         (("restore", "{a}", "--model", "{m}", "--sampler", "ode2"), "did you mean ode-2?"),
         (("restore", "{a}", "--model", "{m}", "--eta", "2"), "eta is 2"),
+        (("restore", "{a}", "--model", "{m}", "--tile", "64"), "tile is 64: give at least 128 pixels"),
         (("restore", "{a}", "--model", "{m}", "--device", "nonsense"), "nonsense"),
         (("restore", "{a}", "--model", "{m}", "-o", "{a}/b"), "photo.png"),
         (("restore", "{a}", "--model", "{m}", "--samples", "0"), "samples"),
@@ -318,6 +320,31 @@ def test_too_large_a_picture_is_one_that_failed(
     assert said.status == 1
     assert said.out == "restored 1 of 3 to restored; 2 failed\n"
     assert len(said.err.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "words", [("restore", "pairs/lq"), ("evaluate", "pairs")], ids=["restore", "evaluate"]
+)
+def test_what_is_tiled_is_said_once(
+    run: Run,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    words: tuple[str, str],
+) -> None:
+    """And the package's log is left as it was, for programs that import it."""
+    for name, value in {"LARGEST_WHOLE": 60, "PATCH": 8, "PATCHES": 1, "SMALLEST_OF_STATE": 8}.items():
+        monkeypatch.setattr(tiling, name, value)
+    make_pairs("pairs", 2)
+    log = logging.getLogger("refusion")
+    before = log.level, log.propagate, list(log.handlers)
+    said = run(*words, "--model", model, "--tile", "128")
+    assert said.status == 0
+    first, second = said.err.splitlines()
+    assert first.startswith("refusion: state of 10x8: tiles of 64, ")
+    assert second.startswith("refusion: state of 11x8: tiles of 64, ")
+    assert caplog.messages == []  # not by a logger above, too
+    assert (log.level, log.propagate, log.handlers) == before
 
 
 # ---- evaluate, doctor

@@ -74,6 +74,65 @@ def test_a_huge_network_takes_no_memory() -> None:
 
 
 def test_a_cost_is_a_line() -> None:
-    assert str(Cost(2_500_000, 3_000_000_000, 2**30)) == (
+    assert str(Cost(2_500_000, 3_000_000_000, 0, 2**30)) == (
         "2.50 M parameters, 3.00 GMAC a sample and pass, about 1.00 GiB a training step"
     )
+    assert str(Cost(2_500_000, 3_000_000_000, 1_250_000_000, 2**30)) == (
+        "2.50 M parameters, 3.00 GMAC a sample and pass and 1.25 in the codec, about 1.00 GiB a training step"
+    )
+
+
+# ---- a codec with weights
+
+LATENT = {"name": "LatentUNet", "latent_channels": 4, "width": 8, "multipliers": [1, 2], "unshuffle": 2}
+
+
+def test_the_weights_of_the_codec_count() -> None:
+    made = recipe(codec=LATENT).build()
+    codec, network = (sum(p.numel() for p in m.parameters()) for m in (made.codec, made.network))
+    assert codec > 0
+    assert cost(recipe(codec=LATENT)).parameters == codec + network
+
+
+def test_a_codec_without_weights_does_no_work() -> None:
+    for codec in ({"name": "Pixels"}, {"name": "Pyramid", "longest_side": 16}):
+        assert cost(recipe(codec=codec)).codec_macs == 0
+
+
+def test_the_work_of_a_codec_is_counted_as_by_hand() -> None:
+    """One level without skips at 16 x 16: four blocks of two convolutions, and the ways in and out."""
+    flat = {**LATENT, "multipliers": [1], "skips": 0}
+    ends = 9 * (12 * 8 + 8 * 12)
+    levels = 9 * (4 * 2 * 8 * 8 + 2 * 8 * 8)
+    latent = 2 * 8 * 4
+    counted = cost(recipe(codec=flat))
+    assert counted.codec_macs == 16 * 16 * (ends + levels + latent)
+    assert cost(recipe(codec=flat, training__batch=5)).codec_macs == counted.codec_macs
+    assert cost(recipe(codec=flat, data__patch=[32, 96])).codec_macs == 3 * counted.codec_macs
+
+
+def stages(first: int, second: int, width: int = 8, **more: object) -> Cost:
+    """With patches of these sides in the two stages."""
+    patches = {"codec_training__patch": [first, first], "data__patch": [second, second]}
+    one = {"codec_training__batch": 1, "training__batch": 1}
+    return cost(recipe(codec={**LATENT, "width": width, "skips": 0}, **patches, **one, **more))
+
+
+def test_memory_is_that_of_the_larger_stage() -> None:
+    assert stages(8, 512).memory == stages(16, 512).memory < stages(512, 512).memory
+    assert stages(512, 8).memory == stages(512, 16).memory == stages(512, 512).memory
+    assert 3.9 < stages(1024, 8).memory / stages(512, 8).memory < 4
+    half = stages(512, 8, codec_training__precision="bf16")
+    assert 0.5 < half.memory / stages(512, 8).memory < 0.51
+    assert stages(512, 8, training__precision="bf16") == stages(512, 8)
+
+
+def test_frozen_weights_need_no_gradient() -> None:
+    """In the second stage the codec's are one copy; in the first they are five and are kept, too."""
+    narrow, wide = (stages(8, 2048, width=width) for width in (8, 32))
+    assert wide.memory - narrow.memory == 4 * (wide.parameters - narrow.parameters)
+    assert stages(8, 8, width=64).memory > 5 * 4 * (wide.parameters - narrow.parameters)
+
+
+def test_the_first_stage_of_a_codec_without_weights_costs_nothing() -> None:
+    assert cost(recipe(codec_training__batch=512, codec_training__patch=[2048, 2048])) == cost(recipe())

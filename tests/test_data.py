@@ -3,6 +3,7 @@
 import pickle
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from refusion.data import (
     find_pairs,
     inspect_pairs,
 )
+from refusion.degradation import Haze, Picture
 from refusion.errors import DataError, ImageError
 from refusion.image import from_array, write
 
@@ -29,6 +31,7 @@ Place = Callable[[str, np.ndarray], Path]
 EVERYTHING = Augment(
     flip=0.5, turn=True, zoom=0.5, exposure=0.2, tint=0.1, gamma=0.2, strength=0.3, borrow=0.3, clean=0.2
 )
+HAZY = replace(EVERYTHING, veil=True, strength=0.2, borrow=0.2, synthetic=0.4)
 
 
 def degrade(gt: np.ndarray) -> np.ndarray:
@@ -81,15 +84,19 @@ def same(a: tuple[Tensor, Tensor, int], b: tuple[Tensor, Tensor, int]) -> bool:
 # ---- laws of the samples
 
 
-def test_a_sample_is_a_function_of_the_seed_and_its_number(five: list[Pair]) -> None:
-    samples = TrainingSamples(five, (12, 16), EVERYTHING, seed=3)
+@pytest.mark.parametrize("how", [EVERYTHING, HAZY], ids=["everything", "hazy"])
+def test_a_sample_is_a_function_of_the_seed_and_its_number(five: list[Pair], how: Augment) -> None:
+    def made(seed: int) -> TrainingSamples:
+        return TrainingSamples(five, (12, 16), how, seed, [five[0].gt, five[1].gt], Haze())
+
+    samples = made(3)
     forward = [samples[i] for i in range(12)]
     torch.manual_seed(99)
     np.random.seed(99)
-    elsewhere = pickle.loads(pickle.dumps(TrainingSamples(five, (12, 16), EVERYTHING, seed=3)))
+    elsewhere = pickle.loads(pickle.dumps(made(3)))
     for i in reversed(range(12)):
         assert same(elsewhere[i], forward[i])
-    other = TrainingSamples(five, (12, 16), EVERYTHING, seed=4)
+    other = made(4)
     assert not any(same(other[i], forward[i]) for i in range(12))
 
 
@@ -163,10 +170,11 @@ def test_a_batch_collates(five: list[Pair]) -> None:
 # ---- augmentation
 
 
+@pytest.mark.parametrize("how", [EVERYTHING, HAZY], ids=["everything", "hazy"])
 @given(st.integers(0, 30))
 @example(0)
-def test_samples_stay_in_range(five: list[Pair], i: int) -> None:
-    lq, gt, _ = TrainingSamples(five, (12, 12), EVERYTHING)[i]
+def test_samples_stay_in_range(five: list[Pair], how: Augment, i: int) -> None:
+    lq, gt, _ = TrainingSamples(five, (12, 12), how, degradation=Haze())[i]
     for z in (lq, gt):
         assert z.min() >= 0
         assert z.max() <= 1
@@ -240,6 +248,105 @@ def test_borrowed_degradations_fall_on_scenes(place: Place) -> None:
     assert 8 < on_scene.sum() < 32
     np.testing.assert_allclose(colours[~on_scene, 1], 0.4, atol=1e-3)
     assert (colours[on_scene, 0] < 0.6).all()
+
+
+def under_veil(place: Place, name: str, gt: np.ndarray, transmission: float) -> Pair:
+    """A pair under an even veil, but for what keeps the ratio of black to black at one: it is 1.02 - lq
+    that is a constant part of 1.02 - gt."""
+    return Pair(place(f"lq/{name}.tif", 1.02 - transmission * (1.02 - gt)), place(f"gt/{name}.tif", gt))
+
+
+@pytest.mark.parametrize("kind", ["strength", "borrow"])
+def test_a_veil_is_moved_as_a_ratio_of_darkness(place: Place, kind: str) -> None:
+    """A power of its transmission, the same at every pixel of whatever scene it falls on."""
+    grey = np.random.default_rng(0).uniform(0, 0.9, (6, 6, 3))
+    pairs = [under_veil(place, "a", grey, 0.5), under_veil(place, "b", grey[::-1] * 0.5, 0.5)]
+    samples = TrainingSamples(pairs, (6, 6), Augment(veil=True, **{kind: 1.0}))
+    powers = []
+    for i in range(40):
+        lq, gt, _ = samples[i]
+        ratio = (1.02 - lq) / (1.02 - gt)
+        torch.testing.assert_close(ratio, ratio[:1, :1, :1].expand_as(ratio), rtol=0, atol=1e-3)
+        powers.append(float(ratio.log().mean()) / np.log(0.5))
+    low, high = {"strength": (0.5, 1.3), "borrow": (0.6, 1.2)}[kind]
+    assert low - 1e-2 < min(powers) < low + 0.1
+    assert high - 0.1 < max(powers) < high + 1e-2
+
+
+def test_a_veil_leaves_white_white_and_a_shade_black_black(place: Place) -> None:
+    pairs = [flat(place, "a", 0.7, 0.5)]
+    ends = (place("scenes/0.tif", np.zeros((6, 6, 3))), place("scenes/1.tif", np.ones((6, 6, 3))))
+    for veil in (True, False):
+        how = Augment(borrow=1.0, scene=1.0, veil=veil)
+        colours = drawn(pairs, how, scenes=ends)[..., 0]
+        black = colours[:, 1] < 0.5
+        kept, moved = (black, ~black)[veil], (black, ~black)[not veil]
+        np.testing.assert_allclose(colours[kept, 0], colours[kept, 1], atol=1e-2)
+        assert (colours[moved, 0] > 0.2).all()
+        assert kept.any()
+        assert moved.any()
+
+
+def darker(clean: Picture, rng: np.random.Generator) -> Picture:
+    """A degradation that shows its draw: the picture times 0.2 ... 0.4."""
+    return clean * rng.uniform(0.2, 0.4)
+
+
+def test_synthetic_samples_are_clean_pictures_degraded(five: list[Pair]) -> None:
+    """As the sample was cut and turned, and before its colours are changed alike."""
+    how = Augment(turn=True, zoom=0.6, synthetic=1.0)
+    samples = TrainingSamples(five, (12, 16), how, degradation=darker)
+    factors = []
+    for i in range(10):
+        lq, gt, _ = samples[i]
+        factors.append(float(lq.sum() / gt.sum()))
+        torch.testing.assert_close(lq, gt * factors[-1], rtol=0, atol=1e-5)
+    assert len(set(factors)) == 10
+    assert 0.2 <= min(factors) < 0.26
+    assert 0.34 < max(factors) <= 0.4
+    clean = TrainingSamples(five, (12, 16), replace(how, synthetic=0, clean=1.0))
+    for i in range(10):  # the pictures are those of the pairs, in their order
+        torch.testing.assert_close(samples[i][1], clean[i][1], rtol=0, atol=0)
+
+
+def test_haze_is_made_on_pairs_and_on_scenes(place: Place) -> None:
+    pairs = [flat(place, "a", 0.1, 0.4)]
+    scene = place("scenes/s.tif", np.full((9, 7, 3), 0.2))
+    how = Augment(synthetic=1.0, scene=0.5)
+    samples = TrainingSamples(pairs, (6, 6), how, 0, [scene], Haze(dim=1, tint=0))
+    colours = np.array([[z.mean((1, 2)).numpy() for z in samples[i][:2]] for i in range(40)])[..., 0]
+    on_scene = np.abs(colours[:, 1] - 0.2) < 1e-3
+    assert 8 < on_scene.sum() < 32
+    np.testing.assert_allclose(colours[~on_scene, 1], 0.4, atol=1e-3)
+    assert (colours[:, 0] > colours[:, 1] + 0.01).all()  # the pair's own lq is darker
+
+
+def test_each_way_of_drawing_comes_as_often_as_said(place: Place) -> None:
+    """Told apart by what becomes of a grey of 0.5 whose partner is 0.4."""
+    pairs = [flat(place, "a", 0.4, 0.5)]
+    how = Augment(strength=0.2, clean=0.3, synthetic=0.4)
+
+    def away(clean: Picture, rng: np.random.Generator) -> Picture:
+        return torch.zeros_like(clean)
+
+    samples = TrainingSamples(pairs, (6, 6), how, degradation=away)
+    lq = [float(samples[i][0].mean()) for i in range(400)]
+    counts = {value: sum(abs(z - value) < 1e-3 for z in lq) for value in (0.0, 0.4, 0.5)}
+    for value, share in ((0.0, 0.4), (0.4, 0.1), (0.5, 0.3)):
+        assert abs(counts[value] / 400 - share) < 0.06
+
+
+def test_synthetic_samples_need_a_degradation(five: list[Pair]) -> None:
+    with pytest.raises(DataError, match=r"augment\.synthetic is 0\.1: name a data\.degradation"):
+        TrainingSamples(five, (12, 12), Augment(synthetic=0.1))
+    TrainingSamples(five, (12, 12), Augment(), degradation=Haze())
+
+
+def test_ways_of_drawing_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="borrow, strength, clean and synthetic exclude each other"):
+        Augment(borrow=0.3, strength=0.3, clean=0.3, synthetic=0.2)
+    with pytest.raises(ValueError, match=r"synthetic is 1\.5"):
+        Augment(synthetic=1.5)
 
 
 # ---- the steps of a run

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from refusion.codec import Pixels
+from refusion.codec import Codec, Encoded, Pixels
 from refusion.data import Pair
-from refusion.evaluate import Row, Scores, evaluate, mean_scores, score, write_csv
+from refusion.evaluate import Gate, Row, Scores, evaluate, mean_scores, replace_latent, score, write_csv
 from refusion.image import Image, from_array, write
 from refusion.metrics import luma, psnr, ssim
 from refusion.prediction import Clean
@@ -128,6 +128,77 @@ def test_evaluating_is_a_generator_and_takes_options(restorer: Restorer, pairs: 
 def test_means_count_equal_pictures_as_100_db() -> None:
     mean = mean_scores([Scores(INFINITE, 1.0, INFINITE, 1.0), Scores(20.0, 0.5, 22.0, 0.6)])
     assert mean == Scores(60.0, 0.75, 61.0, 0.8)
+
+
+class Split(Codec):
+    """The state holds a part of the picture, the feature the rest; the decoder adds them, and a tenth."""
+
+    channels = 3
+    bounds = None
+
+    def __init__(self, part: float, error: float = 0.0) -> None:
+        super().__init__()
+        self.part = nn.Parameter(torch.tensor(part))
+        self.error = error
+
+    def encode(self, image: Tensor) -> Encoded:
+        size = (image.shape[-2], image.shape[-1])
+        return Encoded(self.part * image, ((1 - self.part) * image,), size)
+
+    def decode(self, state: Tensor, features: tuple[Tensor, ...], size: tuple[int, int]) -> Tensor:
+        return state + features[0] + self.error
+
+
+def even(tmp_path: Path, lq: float, gt: float) -> Pair:
+    for name, value in (("lq", lq), ("gt", gt)):
+        write(from_array(np.full((12, 15, 3), value / 255)), tmp_path / f"{name}.png")
+    return Pair(tmp_path / "lq.png", tmp_path / "gt.png")
+
+
+def decibel(difference: float) -> float:
+    """Of even pictures, in grey levels."""
+    return 20 * float(np.log10(255 / difference))
+
+
+def test_the_gate_measures_what_the_decoder_takes_from_the_state(tmp_path: Path) -> None:
+    """By hand: of a difference of 80 grey levels, three quarters are in the state."""
+    gate, replaced = replace_latent(Split(0.75), even(tmp_path, 100, 180))
+    assert gate.reconstruction == INFINITE
+    assert gate.kept == pytest.approx(decibel(80), abs=1e-3)
+    assert gate.replaced == pytest.approx(decibel(20), abs=1e-3)
+    assert gate.gain == pytest.approx(decibel(20) - decibel(80), abs=2e-3)
+    assert replaced.size == (15, 12)
+    np.testing.assert_allclose(replaced.pixels, 160 / 255, atol=1e-6)
+
+
+def test_a_state_that_says_nothing_gains_nothing(tmp_path: Path) -> None:
+    gate, _ = replace_latent(Split(0.0), even(tmp_path, 100, 180))
+    assert gate.gain == 0
+    assert gate.replaced == pytest.approx(decibel(80), abs=1e-3)
+
+
+def test_a_state_that_says_everything_meets_the_clean_picture(tmp_path: Path) -> None:
+    gate, _ = replace_latent(Split(1.0), even(tmp_path, 100, 180))
+    assert gate.replaced == INFINITE
+    assert gate.gain == INFINITE
+    assert mean_scores([gate, gate]).gain == pytest.approx(100 - decibel(80), abs=1e-3)
+
+
+def test_the_gate_measures_pictures_and_reconstruction_by_the_degraded(tmp_path: Path) -> None:
+    """Rounded and clipped as files are: white and 40 grey levels are white."""
+    gate, _ = replace_latent(Split(1.0, error=40 / 255), even(tmp_path, 100, 255))
+    assert gate.replaced == INFINITE
+    assert gate.reconstruction == pytest.approx(decibel(40), abs=1e-3)
+    assert gate.kept == pytest.approx(decibel(115), abs=1e-3)
+
+
+def test_means_of_gates_are_of_each_number(tmp_path: Path) -> None:
+    mean = mean_scores([Gate(INFINITE, 20, 10), Gate(30, 30, 12)])
+    assert mean == Gate(65, 25, 11)
+    assert mean.gain == 14
+    for number in ("65.00", "25.00", "11.00"):
+        assert number in str(mean)
+    assert "\n" not in str(mean)
 
 
 def test_the_csv_has_one_line_for_each_picture(tmp_path: Path, make_row: Callable[..., Row]) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from refusion.objective import Compare, diffusion_loss
+from refusion.objective import Compare, Features, diffusion_loss, replacing_loss
 from refusion.prediction import PREDICTIONS, Clean, Noise, Prediction, ReverseStep
 from refusion.schedule import RATES
 from refusion.sde import MeanRevertingSDE
@@ -171,3 +171,150 @@ def test_an_output_in_bfloat16_gives_a_loss_in_float32(sde: MeanRevertingSDE, co
     loss = diffusion_loss(half, sde, Noise(), x0, mu, EVERY_TIME, noise, compare)
     assert loss.dtype == torch.float32
     assert 0 < float(loss) < 0.01
+
+
+# ---- the codec's loss: codecs are an encoder and a decoder, pictures are 4 of 3 x 6 x 5
+
+SIZE = (6, 5)
+NONE = torch.zeros(4, dtype=torch.bool)
+Encoded = tuple[Tensor, Features, tuple[int, int]]
+
+
+def pair() -> tuple[Tensor, Tensor]:
+    lq, gt = torch.rand(2, 4, 3, *SIZE, dtype=torch.float64)
+    return lq, gt
+
+
+def perfect(picture: Tensor) -> Encoded:
+    """The state is the picture, nothing goes around it."""
+    return picture, (), SIZE
+
+
+def passed_on(picture: Tensor) -> Encoded:
+    """The picture goes around the state."""
+    return torch.full_like(picture, 0.5), (picture,), SIZE
+
+
+def state_alone(state: Tensor, features: Features, size: tuple[int, int]) -> Tensor:
+    return state
+
+
+def sum_of_all(state: Tensor, features: Features, size: tuple[int, int]) -> Tensor:
+    return state + sum(features)
+
+
+def skips_alone(state: Tensor, features: Features, size: tuple[int, int]) -> Tensor:
+    return features[0]
+
+
+def test_a_perfect_codec_has_no_loss() -> None:
+    lq, gt = pair()
+    for drop in (NONE, ~NONE):
+        assert float(replacing_loss(perfect, state_alone, lq, gt, drop, 1.0, 0.0)) == 0
+
+
+def test_a_decoder_that_ignores_the_state_pays_for_what_it_does_not_restore() -> None:
+    """It reconstructs perfectly, and still its loss is the distance of the degraded to the clean."""
+    lq, gt = pair()
+    assert float(replacing_loss(passed_on, skips_alone, lq, gt, NONE, 0.0, 0.0)) == 0
+    for weight in (0.5, 1.0):
+        loss = float(replacing_loss(passed_on, skips_alone, lq, gt, NONE, weight, 0.0))
+        assert loss == pytest.approx(weight * float((lq - gt).abs().mean()))
+        assert loss > 0.1
+    assert float(replacing_loss(passed_on, skips_alone, lq, lq, NONE, 1.0, 0.0)) == 0
+
+
+def test_states_are_tame_when_their_moments_are_the_pictures_own() -> None:
+    lq, gt = pair()
+    tame = 0.5 * (lq - lq.mean()) + lq.mean()
+
+    def loss(state: Tensor) -> float:
+        def encode(picture: Tensor) -> Encoded:
+            return (state if picture is lq else gt), (), SIZE
+
+        def decode(given: Tensor, features: Features, size: tuple[int, int]) -> Tensor:
+            return lq if given is state else gt
+
+        return float(replacing_loss(encode, decode, lq, gt, NONE, 1.0, 1.0))
+
+    assert loss(tame) == pytest.approx(0, abs=1e-12)
+    assert loss(tame + 0.1) == pytest.approx(0.1)
+    assert loss(tame.mean() + 2 * (tame - tame.mean())) == pytest.approx(float(lq.std() / 2))
+
+
+def test_each_term_is_of_the_right_pictures_and_its_weight_is_linear() -> None:
+    """By hand, with a codec that is wrong in everything."""
+    lq, gt = pair()
+
+    def encode(picture: Tensor) -> Encoded:
+        return 0.7 * picture + 0.1, (picture**2, picture**3), SIZE
+
+    def loss(replacing: float, regular: float) -> float:
+        return float(replacing_loss(encode, sum_of_all, lq, gt, NONE, replacing, regular))
+
+    skips = lq**2 + lq**3
+    rebuilt = (0.7 * lq + 0.1 + skips - lq).abs().mean()
+    replaced = (0.7 * gt + 0.1 + skips - gt).abs().mean()
+    moments = (0.7 * lq.mean() + 0.1 - lq.mean()).abs() + 0.2 * lq.std()
+    for replacing, regular in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (2.0, 0.25), (0.3, 3.0)):
+        by_hand = float(rebuilt + replacing * replaced + regular * moments)
+        assert loss(replacing, regular) == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize("dropped", [[], [2], [0, 3], [0, 1, 2, 3]])
+def test_dropping_takes_the_features_of_those_pictures_and_no_others(dropped: list[int]) -> None:
+    """And only where the latent is replaced."""
+    lq, gt = pair()
+    drop = torch.zeros(4, dtype=torch.bool)
+    drop[dropped] = True
+    seen: list[Features] = []
+
+    def decode(state: Tensor, features: Features, size: tuple[int, int]) -> Tensor:
+        assert size == SIZE
+        seen.append(features)
+        return state
+
+    def encode(picture: Tensor) -> Encoded:
+        return picture, (picture + 1, picture[:, :1, ::2] + 2), SIZE
+
+    replacing_loss(encode, decode, lq, gt, drop, 1.0, 0.0)
+    for whole, kept, original in zip(*seen, encode(lq)[1], strict=True):
+        assert torch.equal(whole, original)
+        assert torch.equal(kept[~drop], original[~drop])
+        assert float(kept[drop].abs().sum()) == 0
+
+
+class Halves(nn.Module):
+    """An encoder with a weight for the degraded and one for the clean picture: which is told by `lq`."""
+
+    def __init__(self, lq: Tensor) -> None:
+        super().__init__()
+        self.lq = lq
+        self.degraded, self.clean, self.skip = (nn.Parameter(torch.tensor(0.8)) for _ in range(3))
+
+    def encode(self, picture: Tensor) -> Encoded:
+        if picture is self.lq:
+            return self.degraded * picture, (0.1 * self.skip * picture,), SIZE
+        return self.clean * picture, (self.skip * torch.full_like(picture, float("nan")),), SIZE
+
+
+@pytest.mark.parametrize(
+    ("replacing", "drop", "alive"),
+    [
+        (1.0, NONE, {"degraded", "clean", "skip"}),
+        (1.0, ~NONE, {"degraded", "clean", "skip"}),
+        (0.0, NONE, {"degraded", "skip"}),
+    ],
+)
+def test_gradients_reach_the_encoder_through_both_states(
+    replacing: float, drop: Tensor, alive: set[str]
+) -> None:
+    """Of the clean picture only the state is used: its features, here NaN, never are."""
+    lq, gt = (z.float() for z in pair())
+    encoder = Halves(lq)
+    loss = replacing_loss(encoder.encode, sum_of_all, lq, gt, drop, replacing, 0.0)
+    loss.backward()
+    gradients = {name: float(p.grad) for name, p in encoder.named_parameters() if p.grad is not None}
+    assert {name for name, value in gradients.items() if value != 0} == alive
+    assert all(math.isfinite(value) for value in gradients.values())
+    assert loss.isfinite()

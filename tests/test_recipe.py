@@ -8,12 +8,23 @@ import torch
 import yaml
 
 from refusion.cost import cost
+from refusion.degradation import Haze
 from refusion.errors import RecipeError
 from refusion.recipe import Recipe, load_yaml, parse
 from tiny import SMALLEST
 
 ROOT = Path(__file__).parents[1]
 TINY = SMALLEST
+LATENT: dict[str, Any] = {
+    "name": "LatentUNet",
+    "latent_channels": 5,
+    "width": 12,
+    "multipliers": [1, 2, 3],
+    "unshuffle": 2,
+    "skips": 1,
+    "attention": True,
+}
+HAZE = {"name": "Haze", "thin": 0.1, "thick": 3.5, "uneven": 0.5, "dim": 0.6, "tint": 0.01}
 
 
 def said(*overrides: tuple[str, object], values: dict[str, Any] = TINY) -> str:
@@ -51,6 +62,47 @@ def test_yaml_gives_the_same_recipe_again(tmp_path: Path) -> None:
     assert Recipe.model_validate(described.model_dump(mode="json")) == described
 
 
+@pytest.mark.parametrize("skips", [None, 0, 3])
+def test_yaml_gives_a_latent_recipe_again(tmp_path: Path, skips: int | None) -> None:
+    codec_training = {
+        "steps": 7,
+        "patch": [96, 64],
+        "swap": 0.25,
+        "replacing": 2.0,
+        "regular": 0.01,
+        "skip_dropout": 0.125,
+        "gate": -1.5,
+        "optimizer": "lion",
+        "milestones": [0.5],
+    }
+    augment = {"veil": True, "synthetic": 0.5, "borrow": 0.25}
+    described = parse(
+        TINY,
+        "test",
+        {
+            "codec": {**LATENT, "skips": skips},
+            "data": {"degradation": HAZE, "augment": augment},
+            "codec_training": codec_training,
+        },
+    )
+    file = tmp_path / "again.yaml"
+    file.write_text(described.to_yaml())
+    assert load_yaml(file) == described
+    written = yaml.safe_load(file.read_text())
+    assert written["codec"] == {**LATENT, "skips": skips}
+    assert written["data"]["degradation"] == HAZE
+    assert written["codec_training"].items() >= codec_training.items()
+    assert written["data"]["augment"].items() >= augment.items()
+
+
+def test_the_defaults_of_a_latent_recipe_are_those_of_the_class() -> None:
+    described = parse(TINY, "test", {"codec": {"name": "LatentUNet"}})
+    again = parse(yaml.safe_load(described.to_yaml()), "again")
+    assert again == described
+    made = again.build().codec
+    assert (made.channels, made.skips, made.factor) == (8, 2, 8)
+
+
 def test_parsing_leaves_its_values_alone() -> None:
     given = {**TINY, "data": {"augment": {"flip": 0.5}}}
     values = yaml.safe_load(yaml.safe_dump(given))
@@ -73,7 +125,8 @@ def test_every_recipe_is_read_built_and_counted(subtests: pytest.Subtests) -> No
                 restorer = described.build()
             assert restorer.sde.steps >= described.sampling.steps
             counted = cost(described)
-            assert counted.parameters == sum(p.numel() for p in restorer.network.parameters())
+            modules = (restorer.network, restorer.codec)
+            assert counted.parameters == sum(p.numel() for m in modules for p in m.parameters())
             assert counted.macs > 0
             assert parse(yaml.safe_load(described.to_yaml()), "again") == described
 
@@ -86,6 +139,24 @@ def test_a_recipe_builds_what_it_says() -> None:
     assert made.sde.noise_level == pytest.approx(50 / 255)
     assert made.sde.alphas[-1].item() == pytest.approx(0.005)
     assert made.network.intro.weight.shape == (4, 24, 3, 3)
+
+
+def test_a_latent_recipe_builds_what_it_says() -> None:
+    made = parse(TINY, "test", {"codec": LATENT}).build()
+    assert (made.codec.channels, made.codec.factor, made.codec.skips) == (5, 8, 1)
+    assert made.network.intro.weight.shape == (4, 10, 3, 3)
+    assert made.codec.init_conv.weight.shape == (12, 12, 3, 3)
+    assert any("to_qkv" in name for name in made.codec.state_dict())
+    plain = parse(TINY, "test", {"codec": {**LATENT, "attention": False}}).build()
+    assert not any("to_qkv" in name for name in plain.codec.state_dict())
+
+
+def test_haze_is_what_the_recipe_says() -> None:
+    described = parse(TINY, "test", {"data.degradation": HAZE})
+    assert described.data.degradation == Haze(thin=0.1, thick=3.5, uneven=0.5, dim=0.6, tint=0.01)
+    assert parse(TINY, "test", {"data.degradation": {"name": "Haze"}}).data.degradation == Haze()
+    assert parse(TINY, "test", {"data.degradation": None}).data.degradation is None
+    assert parse(TINY, "test").data.degradation is None
 
 
 # ---- values
@@ -143,6 +214,10 @@ def test_overrides_go_by_dotted_name(tmp_path: Path) -> None:
         ("data.augment.flp", "flip"),
         ("sampling.stps", "steps"),
         ("training.lerning_rate", "learning_rate"),
+        ("codec_training.lerning_rate", "learning_rate"),
+        ("codec_training.skip_droput", "skip_dropout"),
+        ("codec_trainig", "codec_training"),
+        ("data.augment.synthetc", "synthetic"),
     ],
 )
 def test_an_unknown_key_is_named_with_what_is_near(wrong: str, right: str) -> None:
@@ -150,6 +225,20 @@ def test_an_unknown_key_is_named_with_what_is_near(wrong: str, right: str) -> No
     assert message.startswith("my.yaml: ")
     assert wrong in message
     assert f"did you mean {right}?" in message
+
+
+def test_an_unknown_key_of_the_degradation_is_named() -> None:
+    message = said(("data.degradation", {**HAZE, "thik": 1}))
+    assert "unknown key data.degradation.thik, did you mean thick?" in message
+
+
+@pytest.mark.parametrize("written", ["skips: null", "skips: 1.5", "multipliers: 2", "attention: often"])
+def test_settings_of_a_latent_codec_have_their_types(written: str) -> None:
+    values = {"codec": {**LATENT, **yaml.safe_load(written)}}
+    if written == "skips: null":
+        assert parse({**TINY, **values}, "test").codec.skips is None  # type: ignore[attr-defined]
+    else:
+        assert f"codec.{written.split(':')[0]}" in said(values={**TINY, **values})
 
 
 def test_every_error_is_named_at_once() -> None:
@@ -169,7 +258,9 @@ def test_a_missing_key_is_named(key: str) -> None:
     ("key", "value", "expected"),
     [
         ("network.name", "NAFNet", "ConditionalNAFNet"),
-        ("codec.name", "Pixel", "'Pixels', 'Pyramid'"),
+        ("codec.name", "Pixel", "'Pixels', 'Pyramid', 'LatentUNet'"),
+        ("data.degradation.name", "Fog", "'Haze'"),
+        ("codec_training.optimizer", "sgd", "'adam', 'adamw' or 'lion'"),
         ("prediction", "eps", "'noise', 'clean', 'velocity' or 'reverse-step'"),
         ("process.schedule", "cos", "'constant', 'linear' or 'cosine'"),
         ("training.optimizer", "sgd", "'adam', 'adamw' or 'lion'"),
@@ -201,6 +292,21 @@ def test_a_wrong_name_lists_the_choices(key: str, value: str, expected: str) -> 
         ("process.steps", -3),
         ("sampling.steps", 0),
         ("sampling.eta", 2),
+        ("codec_training.steps", 0),
+        ("codec_training.patch", [16, 0]),
+        ("codec_training.swap", 1.1),
+        ("codec_training.skip_dropout", -0.1),
+        ("codec_training.replacing", -1),
+        ("codec_training.regular", -1),
+        ("codec_training.gate", "high"),
+        ("codec_training.compare", "output"),
+        ("training.swap", 0.5),
+        ("data.degradation.thin", "a bit"),
+        ("data.degradation.thick", 0.1),
+        ("data.degradation.dim", 0),
+        ("data.degradation", "Haze"),
+        ("data.augment.synthetic", 2),
+        ("data.augment.veil", "maybe"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_key(key: str, value: object) -> None:
@@ -216,6 +322,16 @@ def test_a_wrong_value_is_named_with_its_key(key: str, value: object) -> None:
         ("codec.factor", 0, "factor is 0"),
         ("process.delta", 2, "delta 2"),
         ("process.delta", float("nan"), "delta nan"),
+        ("codec", {**LATENT, "skips": 4}, "skips is 4: give 0 to 3"),
+        ("codec", {**LATENT, "skips": -1}, "skips is -1"),
+        ("codec", {**LATENT, "multipliers": []}, "multipliers ()"),
+        ("codec", {**LATENT, "multipliers": [1, 0]}, "multipliers (1, 0)"),
+        ("codec", {**LATENT, "latent_channels": 0}, "latent_channels 0"),
+        ("codec", {**LATENT, "width": 0}, "width 0"),
+        ("codec", {**LATENT, "unshuffle": 0}, "unshuffle 0"),
+        ("codec", {**LATENT, "multipliers": [10**9]}, "1000000000 is above"),
+        ("codec", {**LATENT, "width": 10**9}, "1000000000 is above"),
+        ("codec", {**LATENT, "multipliers": [1025]}, "more than 1024 blocks"),
     ],
 )
 def test_what_a_part_refuses_is_an_error_of_the_recipe(key: str, value: object, expected: str) -> None:

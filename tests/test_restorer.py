@@ -1,5 +1,7 @@
 """A perfect network restores exactly through the whole path; a seed is a picture, in any company."""
 
+import logging
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,10 +12,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from refusion import restorer, tiling
 from refusion.codec import Codec, Pixels, Pyramid
 from refusion.errors import ImageError
 from refusion.image import Image, from_array
-from refusion.nn import ConditionalNAFNet
+from refusion.nn import ConditionalNAFNet, LatentUNet
 from refusion.prediction import PREDICTIONS, Clean, Prediction
 from refusion.restorer import SAMPLERS, Restorer, Sampling
 from refusion.sampling import Step, posterior
@@ -223,6 +226,133 @@ def test_a_trajectory_works_only_as_far_as_it_is_asked(sde: MeanRevertingSDE) ->
     assert len(restore.network.times) == 1
 
 
+# ---- large pictures
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Says how many bytes are free."""
+    return lambda count: monkeypatch.setattr(restorer, "free_memory", lambda device: count)
+
+
+@pytest.fixture
+def latent() -> LatentUNet:
+    torch.manual_seed(6)
+    codec = LatentUNet(4, 4, (1, 2), 2, attention=True).requires_grad_(False).eval()
+    for parameter in codec.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return codec
+
+
+@pytest.fixture
+def small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state of more than 40 x 40 positions is always tiled."""
+    for name, value in {"LARGEST_WHOLE": 1600, "PATCH": 16, "SMALLEST_OF_STATE": 20}.items():
+        monkeypatch.setattr(tiling, name, value)
+    monkeypatch.setattr(tiling, "PATCHES", 6)
+
+
+def test_without_memory_a_codec_works_in_tiles_and_the_picture_is_the_same(
+    make: Callable[..., Restorer],
+    latent: LatentUNet,
+    free: Callable[[int], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    restore, (lq, _) = make(latent), pictures(150, 300)
+    batch = torch.from_numpy(lq).permute(2, 0, 1)[None]
+    with caplog.at_level(logging.INFO, "refusion"):
+        free(2**40)
+        whole = restore(lq).pixels
+        assert caplog.messages == []
+        free(2**20)
+        calls: list[Callable[..., Any]] = [
+            lambda **given: restore(lq, **given).pixels,
+            lambda **given: list(restore.trajectory(lq, **given))[-1].pixels,
+            lambda **given: restore.restore_batch(batch, **given)[0].permute(1, 2, 0).numpy(),
+        ]
+        for call in calls:
+            np.testing.assert_allclose(call(), whole, rtol=0, atol=1e-5)
+            assert caplog.messages == ["300x150: tiles of 128 pixels, 0.0 GiB free"]
+            caplog.clear()
+        free(2**40)
+        np.testing.assert_allclose(restore(lq, tile=160).pixels, whole, rtol=0, atol=1e-5)
+        assert caplog.messages == ["300x150: tiles of 160 pixels, 1024.0 GiB free"]
+        caplog.clear()
+        np.testing.assert_array_equal(restore(lq, tile=300).pixels, whole)  # which is the whole
+        free(3 * 150 * 300 * latent.working_bytes)
+        restore(lq)
+        restore(pictures(20, 30)[0], tile=128)
+        assert caplog.messages == []
+        restore.restore_batch(batch.expand(2, -1, -1, -1))  # takes twice as much
+        assert len(caplog.messages) == 1
+
+
+def test_samples_share_one_encoding(
+    make: Callable[..., Restorer], latent: LatentUNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restore, (lq, _) = make(latent), pictures(20, 30)
+    alone = np.stack([restore(lq, seed=i).pixels for i in range(3)])
+    encoded, encode = [], latent.encode
+    monkeypatch.setattr(latent, "encode", lambda image: encoded.append(1) or encode(image))
+    np.testing.assert_allclose(restore.samples(lq, 3).mean.pixels, alone.mean(0), atol=1e-6)
+    assert len(encoded) == 1
+
+
+@pytest.mark.usefixtures("small_is_large")
+@pytest.mark.parametrize("factor", [1, 4])
+def test_a_large_state_walks_in_tiles_whatever_is_free(
+    make: Callable[..., Restorer],
+    free: Callable[[int], None],
+    caplog: pytest.LogCaptureFixture,
+    factor: int,
+) -> None:
+    restore, (lq, _) = make(Pixels(factor)), pictures(45 * factor, 60 * factor)
+    results = []
+    with caplog.at_level(logging.INFO, "refusion"):
+        for available, tile in ((2**40, None), (2**10, None), (2**40, 128), (2**10, 160)):
+            free(available)
+            results.append(restore(lq, tile=tile).pixels)
+    for result in results[1:]:
+        np.testing.assert_allclose(result, results[0], rtol=0, atol=1e-4)
+    line = re.compile(r"state of 60x45: tiles of (\d+), [\d.]+ GiB free")
+    sides = [int(found[1]) for found in map(line.fullmatch, caplog.messages) if found]
+    assert sides[1:] == [20, 128 // factor, 160 // factor]
+    assert sides[0] > 1000
+
+
+@pytest.mark.usefixtures("small_is_large")
+def test_a_batch_of_large_pictures_is_each_alone(make: Callable[..., Restorer]) -> None:
+    restore = make()
+    lq = torch.from_numpy(np.stack([pictures(90, 110, seed)[0] for seed in range(2)])).permute(0, 3, 1, 2)
+    together = restore.restore_batch(lq, tile=128)
+    for i in range(2):
+        torch.testing.assert_close(restore.restore_batch(lq[i : i + 1])[0], together[i], rtol=0, atol=1e-5)
+
+
+@pytest.mark.usefixtures("small_is_large")
+def test_where_memory_ends_on_the_way_the_picture_is_the_same(
+    make: Callable[..., Restorer], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    restore, (lq, _) = make(), pictures(120, 180)
+    expected = restore(lq).pixels
+    forward = restore.network.forward
+
+    def narrow(x_t: Tensor, *args: Any, **rest: Any) -> Tensor:
+        if len(x_t) == 1 and x_t.shape[-1] > 50:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(x_t, *args, **rest)
+
+    monkeypatch.setattr(restore.network, "forward", narrow)
+    with caplog.at_level(logging.INFO, "refusion"):
+        np.testing.assert_allclose(restore(lq, tile=160).pixels, expected, rtol=0, atol=1e-4)
+    assert caplog.messages[1:] == ["out of memory: going on in tiles of 40"]  # once, not in every step
+
+
+@pytest.mark.parametrize("codec", [Pixels(2), Pyramid(8, 2)], ids=["pixels", "pyramid"])
+def test_codecs_without_a_network_are_their_own_tiles(codec: Codec) -> None:
+    assert codec.tiled(128) is codec
+
+
 # ---- what travels with a picture
 
 
@@ -316,6 +446,8 @@ def test_a_rule_of_ones_own_is_a_sampler(make: Callable[..., Restorer]) -> None:
         ({"eta": 1.5}, "eta is 1.5: give 0 to 1"),
         ({"eta": -0.1}, "eta is -0.1"),
         ({"eta": 0.5, "sampler": "ode-2"}, "with the sampler 'posterior' only"),
+        ({"tile": 127}, "tile is 127: give at least 128 pixels, or nothing"),
+        ({"tile": -1}, "tile is -1"),
     ],
 )
 def test_a_wrong_value_is_one_line(

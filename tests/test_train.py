@@ -6,23 +6,28 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import refusion
-from refusion.data import find_pairs
+from refusion.codec import Codec
+from refusion.data import TrainingSamples, find_pairs
 from refusion.errors import DataError, RecipeError, RefusionError
-from refusion.evaluate import evaluate, mean_scores
+from refusion.evaluate import evaluate, mean_scores, replace_latent
 from refusion.image import from_array, write
 from refusion.recipe import Recipe, Training, parse
 from refusion.train import AtomicIO, make_optimizer, rate_factor, train
 from tiny import SMALLEST
 
-TINY = {
+TINY: dict[str, Any] = {
     **SMALLEST,
     "sampling": {"steps": 1},
     "data": {"patch": [16, 16], "augment": {"borrow": 0.3, "strength": 0.2, "zoom": 0.5, "exposure": 0.2}},
@@ -36,6 +41,12 @@ TINY = {
         "workers": 0,
     },
 }
+LATENT = {
+    **TINY,
+    "codec": {"name": "LatentUNet", "latent_channels": 4, "width": 4, "multipliers": [1, 1], "unshuffle": 2},
+    "codec_training": {**TINY["training"], "patch": [16, 16], "skip_dropout": 0.2, "gate": -99},
+}
+"""Two stages; the first is too short for its codec to be of use."""
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +64,9 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def recipe(pairs: Path, **overrides: object) -> Recipe:
+def recipe(pairs: Path, values: dict[str, Any] = TINY, **overrides: object) -> Recipe:
     given = {key.replace("__", "."): value for key, value in overrides.items()}
-    return parse(TINY, "test", {"data.folder": str(pairs), **given})
+    return parse(values, "test", {"data.folder": str(pairs), **given})
 
 
 def weights(run: Path) -> dict[str, Tensor]:
@@ -82,8 +93,9 @@ def test_the_released_weights_are_the_average(pairs: Path, tmp_path: Path) -> No
     state = weights(tmp_path)
     released = refusion.load(model).network.state_dict()
     for name, value in released.items():
-        assert torch.equal(value, state[f"ema.{name}"])
-    assert any(not torch.equal(state[f"ema.{name}"], state[f"network.{name}"]) for name in released)
+        assert torch.equal(value, state[f"ema.network.{name}"])
+    learnt = part_of(state, "learner.network.")
+    assert any(not torch.equal(state[f"ema.network.{name}"], learnt[name]) for name in released)
 
 
 def test_resumed_equals_uninterrupted(pairs: Path, tmp_path: Path) -> None:
@@ -132,32 +144,34 @@ def test_kill_9_at_any_moment(pairs: Path, tmp_path: Path, processes: int) -> No
         assert torch.equal(value, weights(tmp_path / "cut")[name]), name
 
 
-def broken_at(patch: pytest.MonkeyPatch, *steps: int) -> None:
+def broken_at(patch: pytest.MonkeyPatch, *steps: int, stage: str = "Diffusion") -> None:
     """Fill all weights with NaN before the validation at these steps, as a divergence would."""
     from refusion import train as module
 
-    begin = module.Diffusion.on_validation_start
+    kind = getattr(module, stage)
+    begin = kind.on_validation_start
 
-    def poisoned(self: module.Diffusion) -> None:
+    def poisoned(self: module.Stage) -> None:
         if self.global_step in steps:
-            for parameter in (*self.network.parameters(), *self.ema.parameters()):
+            for parameter in (*self.learner.parameters(), *self.ema.parameters()):
                 parameter.data.fill_(float("nan"))
         begin(self)
 
-    patch.setattr(module.Diffusion, "on_validation_start", poisoned)
+    patch.setattr(kind, "on_validation_start", poisoned)
 
 
-def killed_at(patch: pytest.MonkeyPatch, hook: str, step: int) -> None:
+def killed_at(patch: pytest.MonkeyPatch, hook: str, step: int, stage: str = "Diffusion") -> None:
     from refusion import train as module
 
-    whole = getattr(module.Diffusion, hook)
+    kind = getattr(module, stage)
+    whole = getattr(kind, hook)
 
-    def dies(self: module.Diffusion, *args: object) -> object:
+    def dies(self: module.Stage, *args: object) -> object:
         if self.global_step == step:
             raise RuntimeError("killed")
         return whole(self, *args)
 
-    patch.setattr(module.Diffusion, hook, dies)
+    patch.setattr(kind, hook, dies)
 
 
 def test_a_collapse_rolls_back_to_the_best(pairs: Path, tmp_path: Path) -> None:
@@ -232,7 +246,8 @@ def test_fine_tuning_starts_from_the_given_weights(pairs: Path, tmp_path: Path) 
     still = recipe(pairs, training__steps=1, training__learning_rate=1e-12, training__final_learning_rate=0)
     train(still, tmp_path / "second", model)
     for name, value in refusion.load(model, "cpu").network.state_dict().items():
-        torch.testing.assert_close(value, weights(tmp_path / "second")[f"network.{name}"], rtol=0, atol=1e-9)
+        learnt = weights(tmp_path / "second")[f"learner.network.{name}"]
+        torch.testing.assert_close(value, learnt, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -256,6 +271,13 @@ def test_another_recipe_in_the_same_folder_is_an_error(pairs: Path, tmp_path: Pa
 def test_steps_that_would_not_be_validated_are_an_error(pairs: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="steps 14 is no multiple of validate_every 6"):
         train(recipe(pairs, training__steps=14), tmp_path)
+
+
+def test_a_part_that_is_gone_is_another_recipe(pairs: Path, tmp_path: Path) -> None:
+    with_haze = recipe(pairs, training__steps=1, data__degradation={"name": "Haze"})
+    train(with_haze, tmp_path)
+    with pytest.raises(RecipeError, match=r"data\.degradation\.name Haze -> None"):
+        train(recipe(pairs, training__steps=1), tmp_path)
 
 
 def test_missing_pairs_are_an_error(tmp_path: Path) -> None:
@@ -286,3 +308,209 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(AttributeError):
         AtomicIO().save_checkpoint({"step": lambda: 2}, target)  # a lambda cannot be pickled
     assert torch.load(target, weights_only=True) == {"step": 1}
+
+
+# ---- a codec with weights
+
+
+@pytest.fixture(scope="module")
+def few() -> Iterator[int]:
+    """How many samples the statistics are of: fewer than in earnest."""
+    from refusion import train as module
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "STATISTICS", 32)
+        yield module.STATISTICS
+
+
+@pytest.fixture(scope="module")
+def latent(pairs: Path, few: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of both stages that nothing has stopped."""
+    out = tmp_path_factory.mktemp("latent") / "run"
+    assert train(recipe(pairs, LATENT), out) == out / "model.safetensors"
+    return out
+
+
+def part_of(state: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    return {key.removeprefix(part): value for key, value in state.items() if key.startswith(part)}
+
+
+def assert_same(given: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert given.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(given[name], value), name
+
+
+def fails(*args: object) -> None:
+    raise AssertionError("the first stage was begun again")
+
+
+def test_two_stages_release_one_model_that_tells_of_its_codec(pairs: Path, latent: Path) -> None:
+    restore = refusion.load(latent, "cpu")
+    lq = refusion.read(pairs / "val" / "lq" / "0.png")
+    assert restore(lq).size == lq.size
+    validation = find_pairs(pairs / "val")
+    metrics = refusion.checkpoint.read_header(latent / "model.safetensors").card.metrics
+    gate = mean_scores([replace_latent(restore.codec, pair)[0] for pair in validation])
+    for name in ("reconstruction", "replaced", "kept"):
+        assert metrics[f"codec_{name}"] == round(getattr(gate, name), 2)
+    scores = mean_scores([row.output for row, _ in evaluate(restore, validation)])
+    assert metrics["val_psnr"] == round(scores.psnr, 2)
+    assert list((latent / "codec" / "pictures").glob("*.jpg"))
+    assert list((latent / "codec" / "log").rglob("metrics.csv"))
+    assert not (latent / "codec" / "model.safetensors").exists()
+
+
+def test_the_codec_is_the_best_average_of_its_stage(latent: Path) -> None:
+    """Both of which were kept: the second is the better one by what replacing the latent gives."""
+    made = load_file(latent / "codec" / "codec.safetensors")
+    best, scores = {}, []
+    for path in (latent / "codec").glob("best-*.ckpt"):
+        saved = torch.load(path, weights_only=True)
+        (kept,) = (v for k, v in saved["callbacks"].items() if k.startswith("ModelCheckpoint"))
+        scores.append(float(kept["current_score"]))
+        best[scores[-1]] = part_of(saved["state_dict"], "ema.")
+    assert len(set(scores)) == 2
+    learnt = best[max(scores)]
+    assert any(not torch.equal(learnt[name], best[min(scores)][name]) for name in learnt)
+    statistics = {name: made[name] for name in ("latent_mean", "latent_std")}
+    assert_same(made, {**learnt, **statistics})
+
+
+def test_released_latents_are_about_as_pictures_are(pairs: Path, latent: Path, few: int) -> None:
+    """Mean 1/2 and deviation 1/4 of each channel, on crops of the first stage's size and scale."""
+    given = recipe(pairs, LATENT)
+    augment = replace(given.data.augment, zoom=1.0)
+    samples = TrainingSamples(find_pairs(pairs / "train"), (16, 16), augment, given.codec_training.seed)
+    codec = refusion.load(latent, "cpu").codec
+
+    def moments(numbers: range) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            states = [codec.encode(z[None]).mu[0].flatten(1) for i in numbers for z in samples[i][:2]]
+        std, mean = torch.std_mean(torch.cat(states, dim=1), dim=1)
+        return mean, std
+
+    for numbers, tolerance in ((range(few), 1e-4), (range(few, 2 * few), 0.1)):
+        mean, std = moments(numbers)
+        torch.testing.assert_close(mean, torch.full((4,), 0.5), rtol=0, atol=tolerance)
+        torch.testing.assert_close(std, torch.full((4,), 0.25), rtol=0, atol=tolerance)
+
+
+def test_the_second_stage_leaves_the_codec_alone(latent: Path) -> None:
+    made = load_file(latent / "codec" / "codec.safetensors")
+    assert_same(part_of(weights(latent), "learner.codec."), made)
+    assert_same(refusion.load(latent, "cpu").codec.state_dict(), made)
+    saved = torch.load(latent / "last.ckpt", weights_only=True)
+    moments = saved["optimizer_states"][0]["state"]
+    assert len(moments) == len(list(refusion.load(latent, "cpu").network.parameters()))
+
+
+def test_killed_in_each_stage_comes_out_the_same(pairs: Path, latent: Path, tmp_path: Path) -> None:
+    """And what the first stage has made is not made again."""
+    from refusion import train as module
+
+    given = recipe(pairs, LATENT)
+    for stage in ("CodecStage", "Diffusion"):
+        with pytest.MonkeyPatch.context() as patch:
+            killed_at(patch, "training_step", 8, stage)
+            with pytest.raises(RuntimeError, match="killed"):
+                train(given, tmp_path)
+        assert (tmp_path / "codec" / "codec.safetensors").exists() == (stage == "Diffusion")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.CodecStage, "__init__", fails)
+        train(given, tmp_path)
+    for folder in ("codec", "."):
+        assert_same(weights(tmp_path / folder), weights(latent / folder))
+    for file in ("model.safetensors", "codec/codec.safetensors"):
+        assert (tmp_path / file).read_bytes() == (latent / file).read_bytes()
+
+
+def test_killed_between_the_stages_comes_out_the_same(pairs: Path, latent: Path, tmp_path: Path) -> None:
+    """While the latents are measured: all steps are done, but the codec is not written."""
+
+    def dies(self: Codec, pictures: object) -> None:
+        raise RuntimeError("killed")
+
+    given = recipe(pairs, LATENT, training__steps=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(given.build().codec), "calibrate", dies)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(given, tmp_path)
+    train(given, tmp_path)
+    file = "codec/codec.safetensors"
+    assert (tmp_path / file).read_bytes() == (latent / file).read_bytes()
+
+
+def test_a_codec_whose_latent_is_ignored_is_refused_again_and_again(
+    pairs: Path, few: int, tmp_path: Path
+) -> None:
+    from refusion import train as module
+
+    refused = r"codec_training\.gate asks for 99: the decoder ignores the latent, and diffusing it would"
+    given = recipe(pairs, LATENT, codec_training__steps=2, codec_training__gate=99)
+    with pytest.raises(RefusionError, match=refused) as first:
+        train(given, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.CodecStage, "__init__", fails)
+        with pytest.raises(RefusionError, match=refused) as second:
+            train(given, tmp_path)
+    assert str(first.value) == str(second.value)
+    for part in ("dB with the degraded one's latent", "That gains", "skip_dropout", "\n"):
+        assert (part in str(first.value)) == (part != "\n")
+    assert not (tmp_path / "last.ckpt").exists()
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_fine_tuning_takes_the_codec_as_it_is(pairs: Path, latent: Path, tmp_path: Path) -> None:
+    """If it passes the gate on these pairs; and the network starts from its weights."""
+    from refusion import train as module
+
+    still = {"training__learning_rate": 1e-12, "training__final_learning_rate": 0, "training__steps": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.CodecStage, "__init__", fails)
+        with pytest.raises(RefusionError, match="asks for 99"):
+            train(recipe(pairs, LATENT, codec_training__gate=99, **still), tmp_path / "refused", latent)
+        train(recipe(pairs, LATENT, **still), tmp_path / "finer", latent)
+    before = refusion.load(latent, "cpu")
+    after = refusion.load(tmp_path / "finer", "cpu")
+    assert_same(after.codec.state_dict(), before.codec.state_dict())
+    for name, value in before.network.state_dict().items():
+        torch.testing.assert_close(after.network.state_dict()[name], value, rtol=0, atol=1e-9)
+    headers = [refusion.checkpoint.read_header(z / "model.safetensors") for z in (latent, tmp_path / "finer")]
+    assert headers[0].card.metrics["codec_replaced"] == headers[1].card.metrics["codec_replaced"]
+    assert not (tmp_path / "finer" / "codec").exists()
+
+
+def test_the_decoder_is_tuned_and_states_stay_what_they_are(
+    pairs: Path, latent: Path, tmp_path: Path
+) -> None:
+    tuned = {"training__tune": "decoder", "training__compare": "picture", "training__steps": 6}
+    train(recipe(pairs, LATENT, **tuned), tmp_path, latent)
+    before, after = (refusion.load(run, "cpu").codec for run in (latent, tmp_path))
+    decoding = {id(weight) for weight in after.decoding()}
+    changed = {id(b) for a, b in zip(before.parameters(), after.parameters(), strict=True) if (a != b).any()}
+    assert changed == decoding
+    lq = refusion.read(pairs / "val" / "lq" / "0.png").tensor()[None]
+    assert torch.equal(before.encode(lq).mu, after.encode(lq).mu)
+
+
+def test_steps_of_the_first_stage_that_would_not_be_validated_are_an_error(
+    pairs: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match=r"codec_training\.steps 14 is no multiple of validate_every 6"):
+        train(recipe(pairs, LATENT, codec_training__steps=14), tmp_path)
+
+
+def test_another_codec_training_in_the_same_folder_is_an_error(
+    pairs: Path, latent: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match=r"codec_training\.swap 0\.5 -> 0\.25"):
+        train(recipe(pairs, LATENT, codec_training__swap=0.25), latent)
+
+
+def test_broken_weights_of_a_codec_score_nothing(pairs: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        broken_at(patch, 6, stage="CodecStage")
+        with pytest.raises(RefusionError, match="diverged before step 6, its first validation"):
+            train(recipe(pairs, LATENT), tmp_path)
+    assert not (tmp_path / "codec" / "codec.safetensors").exists()

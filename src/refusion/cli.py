@@ -1,7 +1,9 @@
 """The commands: typed functions that call the package and print."""
 
+import logging
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -41,12 +43,32 @@ class How:
     "0 (deterministic) to 1 (posterior), for the sampler posterior."
     seed: int | None = None
     "Seed of all noise."
+    tile: int | None = None
+    "Side in pixels of the tiles of a large picture; by default what free memory allows."
 
     def options(self) -> dict[str, Any]:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
+@contextmanager
+def _log_shown() -> Iterator[None]:
+    """What the package logs becomes lines like all others, here only and once."""
+    handler, logger = logging.Handler(logging.INFO), logging.getLogger("refusion")
+    handler.emit = lambda record: _complain(record.getMessage())  # type: ignore[method-assign]
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
+
+
 @app.command
+@_log_shown()
 def restore(
     *paths: Annotated[str, Parameter(required=True)],
     out: Out = Path("restored"),
@@ -178,6 +200,7 @@ def _pairs_of(tokens: Iterable[str]) -> Iterator[str]:
 
 
 @app.command
+@_log_shown()
 def evaluate(
     data: Path,
     *,

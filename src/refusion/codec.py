@@ -6,6 +6,7 @@ the features. "Latent", "unshuffled" or "reduced" is never a branch anywhere els
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -33,12 +34,29 @@ class Codec(nn.Module, ABC):
     """Channels of the state."""
     bounds: tuple[float, float] | None
     """The range of a state's values, to which estimates are clamped; None where there is none."""
+    working_bytes: int = 0
+    """Peak memory for each pixel of the picture, besides a few copies of it, as measured."""
 
     @abstractmethod
     def encode(self, image: Pictures) -> Encoded: ...
 
     @abstractmethod
     def decode(self, state: States, features: tuple[Tensor, ...], size: tuple[int, int]) -> Pictures: ...
+
+    def tiled(self, tile: int) -> "Codec":
+        """The same codec in the memory of tiles of so many pixels, for one restoration.
+
+        Its states are equal, its features are for itself. One whose memory is a few copies of the
+        picture stays as it is.
+        """
+        return self
+
+    def decoding(self) -> Iterator[nn.Parameter]:
+        """The weights that decoding alone uses, which may be trained while states stay what they are."""
+        yield from ()
+
+    def calibrate(self, pictures: Iterable[Pictures]) -> None:
+        """Measure what the states of these pictures need to be told; without weights that is nothing."""
 
 
 class Pixels(Codec):

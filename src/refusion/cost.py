@@ -1,35 +1,59 @@
 """What a recipe will cost, known before it runs: counted on tensors without memory."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from refusion.recipe import Recipe
+from refusion.objective import replacing_loss
+from refusion.recipe import Loop, Recipe
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of the network: parameters, multiply-accumulates of a sample's pass, bytes of a training step."""
+    """Parameters of network and codec, multiply-accumulates of a sample's pass through the network and of
+    its way through the codec and back, bytes of a training step."""
 
     parameters: int
     macs: int
+    codec_macs: int
     memory: int
 
     def __str__(self) -> str:
+        codec = f" and {self.codec_macs / 1e9:.2f} in the codec" if self.codec_macs else ""
         return (
-            f"{self.parameters / 1e6:.2f} M parameters, {self.macs / 1e9:.2f} GMAC a sample and pass, "
+            f"{self.parameters / 1e6:.2f} M parameters, {self.macs / 1e9:.2f} GMAC a sample and pass{codec}, "
             f"about {self.memory / 2**30:.2f} GiB a training step"
         )
 
 
 def cost(recipe: Recipe) -> Cost:
-    """Count one training step of a recipe.
+    """Count a training step of each stage of a recipe; its memory is that of the larger one.
 
-    Memory is that of the weights, their gradient, two moments and the average, and of what the
-    backward pass keeps; libraries and the pictures come on top.
+    Memory is that of the weights, of the trained ones' gradient, two moments and average, and of what
+    the backward pass keeps; libraries and the pictures come on top.
     """
+    first, second = recipe.codec_training, recipe.training
+    with torch.device("meta"):
+        restorer = recipe.build()
+        codec, network = restorer.codec, restorer.network
+        weights = [sum(p.numel() for p in module.parameters()) for module in (codec, network)]
+        pictures, drop = torch.zeros(first.batch, 3, *first.patch), torch.zeros(first.batch, dtype=torch.bool)
+        _, kept_first = _count(
+            first, lambda: replacing_loss(codec.encode, codec.decode, pictures, pictures, drop, 1.0, 1.0)
+        )
+        pictures = torch.zeros(second.batch, 3, *recipe.data.patch)
+        codec_macs, _ = _count(second, lambda: codec.decode(*codec.encode(pictures)))
+        mu = codec.encode(pictures).mu
+        macs, kept_second = _count(second, lambda: network(mu, mu, torch.zeros(second.batch)))
+    stages = (weights[0] * 4 * 5 + kept_first, weights[0] * 4 + weights[1] * 4 * 5 + kept_second)
+    return Cost(sum(weights), macs, codec_macs, max(stages))
+
+
+def _count(loop: Loop, work: Callable[[], object]) -> tuple[int, int]:
+    """Multiply-accumulates of one sample of the batch, and bytes that the backward pass keeps of all."""
     saved = 0
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -37,14 +61,7 @@ def cost(recipe: Recipe) -> Cost:
         saved += tensor.nbytes
         return tensor
 
-    batch = recipe.training.batch
-    with torch.device("meta"):
-        restorer = recipe.build()
-        mu = restorer.codec.encode(torch.zeros(batch, 3, *recipe.data.patch)).mu
-        counter = FlopCounterMode(display=False)
-        half = recipe.training.precision == "bf16"
-        with counter, saved_tensors_hooks(pack, lambda t: t):
-            restorer.network(mu, mu, torch.zeros(batch))
-    parameters = sum(p.numel() for p in restorer.network.parameters())
-    macs = counter.get_total_flops() // 2 // batch
-    return Cost(parameters, macs, parameters * 4 * 5 + saved // (2 if half else 1))
+    counter = FlopCounterMode(display=False)
+    with counter, saved_tensors_hooks(pack, lambda t: t):
+        work()
+    return counter.get_total_flops() // 2 // loop.batch, saved // (2 if loop.precision == "bf16" else 1)

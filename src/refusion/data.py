@@ -11,14 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from refusion.degradation import Degradation, Picture
 from refusion.errors import DataError, ImageError
 from refusion.image import SUFFIXES, Image, from_array, read
-
-Picture = Float[Tensor, "3 h w"]
 
 
 @dataclass(frozen=True)
@@ -102,9 +99,14 @@ class Augment:
             scene that it was never seen on.
         scene: probability that a borrowed degradation falls on a picture of `scenes`.
         clean: probability that there is nothing to restore: both pictures are the clean one.
+        synthetic: probability that a clean picture, of the pairs or of `scenes`, is degraded by the
+            recipe's `degradation`.
+        veil: what borrow and strength move is the ratio of darkness, (1 - lq) / (1 - gt), as of haze,
+            instead of brightness.
 
     Raises:
-        ValueError: a probability or range outside [0, 1], or borrow, strength and clean above 1 together.
+        ValueError: a probability or range outside [0, 1], or borrow, strength, clean and synthetic
+            above 1 together.
     """
 
     flip: float = 0.5
@@ -117,13 +119,17 @@ class Augment:
     borrow: float = 0.0
     scene: float = 0.5
     clean: float = 0.0
+    synthetic: float = 0.0
+    veil: bool = False
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}: give 0 to 1")
-        if self.borrow + self.strength + self.clean > 1:
-            raise ValueError("borrow, strength and clean exclude each other: give 1 or less in all")
+        if self.borrow + self.strength + self.clean + self.synthetic > 1:
+            raise ValueError(
+                "borrow, strength, clean and synthetic exclude each other: give 1 or less in all"
+            )
 
 
 class TrainingSamples(Dataset[tuple[Picture, Picture, int]]):
@@ -131,7 +137,11 @@ class TrainingSamples(Dataset[tuple[Picture, Picture, int]]):
 
     Args:
         patch: height and width of a sample; smaller pictures are enlarged to hold it.
-        scenes: clean pictures without a degraded partner, on which degradations are borrowed.
+        scenes: clean pictures without a degraded partner, on which degradations are borrowed or made.
+        degradation: what `augment.synthetic` makes.
+
+    Raises:
+        DataError: synthetic samples without a degradation.
     """
 
     def __init__(
@@ -141,25 +151,32 @@ class TrainingSamples(Dataset[tuple[Picture, Picture, int]]):
         augment: Augment = Augment(),
         seed: int = 0,
         scenes: Sequence[Path] = (),
+        degradation: Degradation | None = None,
     ) -> None:
+        if augment.synthetic and degradation is None:
+            raise DataError(f"augment.synthetic is {augment.synthetic}: name a data.degradation")
         self.pairs, self.patch, self.augment, self.seed, self.scenes = pairs, patch, augment, seed, scenes
+        self.degradation = degradation
 
     def __getitem__(self, i: int) -> tuple[Picture, Picture, int]:
         epoch, position = divmod(i, len(self.pairs))
         order = _order(self.seed, epoch, len(self.pairs))
         rng = np.random.default_rng((self.seed, epoch, position))
-        how, kind, scene = self.augment, rng.random(), rng.random()
-        if self.scenes and kind < how.borrow and scene < how.scene:
+        how, chance, scene = self.augment, rng.random(), rng.random()
+        kind = _chosen(chance, how)
+        if self.scenes and kind in ("borrow", "synthetic") and scene < how.scene:
             clean = read(self.scenes[int(rng.integers(len(self.scenes)))])
             lq, gt = self._view((clean, clean), rng)
         else:
             lq, gt = self._view(self.pairs[order[position]].read(), rng)
-        if kind < how.borrow:
+        if kind == "borrow":
             like_lq, like_gt = self._view(self.pairs[int(rng.integers(len(self.pairs)))].read(), rng)
-            lq = _degrade(gt, like_lq, like_gt, rng.uniform(0.6, 1.2))
-        elif kind < how.borrow + how.strength:
-            lq = _degrade(gt, lq, gt, rng.uniform(0.5, 1.3))
-        elif kind < how.borrow + how.strength + how.clean:
+            lq = _degrade(gt, like_lq, like_gt, rng.uniform(0.6, 1.2), how.veil)
+        elif kind == "strength":
+            lq = _degrade(gt, lq, gt, rng.uniform(0.5, 1.3), how.veil)
+        elif kind == "synthetic" and self.degradation:
+            lq = self.degradation(gt, rng)
+        elif kind == "clean":
             lq = gt
         gain = (1 + how.exposure * rng.uniform(-1, 1)) * (1 + how.tint * rng.uniform(-1, 1, (3, 1, 1)))
         exponent = 1 + how.gamma * rng.uniform(-1, 1)
@@ -192,8 +209,20 @@ def _order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
     return tuple(np.random.default_rng((seed, epoch)).permutation(count).tolist())
 
 
-def _degrade(gt: Picture, like_lq: Picture, like_gt: Picture, strength: float) -> Picture:
-    """Put the degradation of one pair on another clean picture, as a power of its ratio lq / gt."""
+def _chosen(chance: float, how: Augment) -> str:
+    """The one way of drawing a sample that `chance` in [0, 1) falls on; "" for the pair as it is."""
+    for kind in ("borrow", "strength", "clean", "synthetic"):
+        chance -= getattr(how, kind)
+        if chance < 0:
+            return kind
+    return ""
+
+
+def _degrade(gt: Picture, like_lq: Picture, like_gt: Picture, strength: float, veil: bool) -> Picture:
+    """Put the degradation of one pair on another clean picture, as a power of its ratio of brightness
+    lq / gt, or under a veil of darkness."""
+    if veil:
+        return 1 - _degrade(1 - gt, 1 - like_lq, 1 - like_gt, strength, veil=False)
     dark = 0.02  # keeps the ratio of black to black at one
     ratio = ((like_lq + dark) / (like_gt + dark)).clamp(0.05, 1.3)[None]
     smooth = F.avg_pool2d(ratio, 3, 1, 1, count_include_pad=False)[0]

@@ -4,14 +4,18 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
+from refusion.codec import Codec
 from refusion.data import Pair
 from refusion.image import Image
 from refusion.metrics import luma, psnr, ssim
 from refusion.restorer import Restorer
+
+GATE_TILE = 1024
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,35 @@ class Scores:
     ssim: float
     psnr_y: float
     ssim_y: float
+
+
+@dataclass(frozen=True)
+class Gate:
+    """PSNR in dB of what a codec with weights decodes; L is the state, H the features.
+
+    Only where `replaced` is well above `kept` can a diffusion of the state restore anything.
+    """
+
+    reconstruction: float
+    """D(L_lq, H_lq) of the degraded picture."""
+    replaced: float
+    """D(L_gt, H_lq) of the clean picture."""
+    kept: float
+    """D(L_lq, H_lq) of the clean picture."""
+
+    @property
+    def gain(self) -> float:
+        """By replacing, in dB."""
+        return self.replaced - self.kept
+
+    def __str__(self) -> str:
+        return (
+            f"the degraded picture decodes to {self.reconstruction:.2f} dB of itself; the clean one is met "
+            f"at {self.kept:.2f} dB with the degraded one's latent, at {self.replaced:.2f} dB with its own"
+        )
+
+
+S = TypeVar("S", Scores, Gate)
 
 
 @dataclass(frozen=True)
@@ -58,10 +91,25 @@ def evaluate(
         yield Row(pair.name, score(lq, gt, border), score(restored, gt, border)), restored
 
 
-def mean_scores(scores: Sequence[Scores]) -> Scores:
+def mean_scores(scores: Sequence[S]) -> S:
     """The mean over pictures of each score; equal pictures count as 100 dB."""
-    columns = [[min(getattr(s, f.name), 100.0) for s in scores] for f in fields(Scores)]
-    return Scores(*(float(np.mean(column)) for column in columns))
+    kind = type(scores[0])
+    columns = [[min(getattr(s, f.name), 100.0) for s in scores] for f in fields(kind)]
+    return kind(*(float(np.mean(column)) for column in columns))
+
+
+@torch.inference_mode()
+def replace_latent(codec: Codec, pair: Pair) -> tuple[Gate, Image]:
+    """Decode both states of a pair with the degraded picture's features: how good, and the replaced one."""
+    lq, gt = pair.read()
+    device = next(codec.parameters()).device
+    tiled = codec.tiled(GATE_TILE)
+    degraded, clean = (tiled.encode(z.tensor()[None].to(device)) for z in (lq, gt))
+    kept, replaced = (
+        lq.with_pixels(tiled.decode(mu, degraded.features, degraded.size)[0].clamp(0, 1))
+        for mu in (degraded.mu, clean.mu)
+    )
+    return Gate(score(kept, lq).psnr, score(replaced, gt).psnr, score(kept, gt).psnr), replaced
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:

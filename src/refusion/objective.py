@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from typing import Literal
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from refusion.prediction import Prediction
 from refusion.sde import Batch, MeanRevertingSDE
 
 Compare = Literal["output", "reverse-mean", "picture"]
+Features = tuple[Tensor, ...]
 
 
 def diffusion_loss(
@@ -22,6 +23,7 @@ def diffusion_loss(
     noise: Batch,
     compare: Compare = "output",
     decode: Callable[[Batch], Tensor] = lambda state: state,
+    picture: Tensor | None = None,
 ) -> Float[Tensor, ""]:
     """Mean absolute error of denoising x_t at the times t = 1 ... T.
 
@@ -29,8 +31,9 @@ def diffusion_loss(
         compare: "output" compares the network's output with its target. "reverse-mean" compares the
             means of the reverse step t -> t - 1: with a `ReverseStep` prediction that is the papers'
             maximum-likelihood objective (IR-SDE), with any other its form without bias.
-            "picture" compares the decoded estimate of x0 with the decoded x0.
+            "picture" compares the decoded estimate of x0 with the clean picture.
         decode: what turns a state into a picture.
+        picture: the clean one; x0 itself where states are pictures.
     """
     x_t = sde.perturb(x0, mu, t, noise)
     output = network(x_t, mu, t.to(x_t.dtype)).to(x_t.dtype)
@@ -38,6 +41,33 @@ def diffusion_loss(
         return (output - prediction.target(sde, x0, mu, t, noise)).abs().mean()
     estimate = prediction.clean(output, sde, x_t, mu, t)
     if compare == "picture":
-        return (decode(estimate) - decode(x0)).abs().mean()
+        return (decode(estimate) - (x0 if picture is None else picture)).abs().mean()
     reverse_mean = sde.posterior_mean(x_t, estimate, mu, t, t - 1)
     return (reverse_mean - sde.posterior_mean(x_t, x0, mu, t, t - 1)).abs().mean()
+
+
+def replacing_loss(
+    encode: Callable[[Tensor], tuple[Tensor, Features, tuple[int, int]]],
+    decode: Callable[[Tensor, Features, tuple[int, int]], Tensor],
+    lq: Batch,
+    gt: Batch,
+    drop: Bool[Tensor, " b"],
+    replacing: float,
+    regular: float,
+) -> Float[Tensor, ""]:
+    """What a codec with weights minimises: reconstruction, latent replacing, and tame latents.
+
+    |D(L_lq, H_lq) - lq| + replacing |D(L_gt, H_lq) - gt| + regular (|mean L - mean lq| +
+    |std L - std lq / 2|), where (L, H) = E(picture) are state and features (Refusion, section 3.4).
+    The second term teaches the decoder to take from the state what tells degraded from clean.
+
+    Args:
+        drop: pictures whose features are zero in the second term, so that the state alone counts.
+    """
+    latent_lq, features, size = encode(lq)
+    latent_gt, _, _ = encode(gt)
+    rebuilt = decode(latent_lq, features, size)
+    kept = tuple(h * ~drop[:, None, None, None] for h in features)
+    replaced = decode(latent_gt, kept, size)
+    moments = (latent_lq.mean() - lq.mean()).abs() + (latent_lq.std() - lq.std() / 2).abs()
+    return (rebuilt - lq).abs().mean() + replacing * (replaced - gt).abs().mean() + regular * moments

@@ -20,12 +20,14 @@ from pydantic import (
     PositiveInt,
     ValidationError,
     create_model,
+    model_validator,
 )
 from torch import nn
 
 from refusion import codec
 from refusion import nn as networks
 from refusion.data import Augment
+from refusion.degradation import Haze
 from refusion.errors import RecipeError, hint
 from refusion.objective import Compare
 from refusion.prediction import PREDICTIONS
@@ -34,7 +36,7 @@ from refusion.schedule import RATES, make_alphas
 from refusion.sde import MeanRevertingSDE
 
 NETWORKS = {"ConditionalNAFNet": networks.ConditionalNAFNet}
-CODECS = {"Pixels": codec.Pixels, "Pyramid": codec.Pyramid}
+CODECS = {"Pixels": codec.Pixels, "Pyramid": codec.Pyramid, "LatentUNet": networks.LatentUNet}
 MOST_BLOCKS = 1024
 LARGEST = 65536
 """No size in a network, codec or process is larger; it keeps a forged file from building one without end."""
@@ -95,24 +97,23 @@ class Data(_Settings):
 
     Args:
         folder: holds train/ and val/, each with lq/ and gt/.
-        scenes: folders of clean pictures on which degradations are borrowed, see `Augment`.
+        scenes: folders of clean pictures on which degradations are borrowed or made, see `Augment`.
+        degradation: what `augment.synthetic` makes of clean pictures, see `refusion.degradation`.
         patch: height and width of a training sample, in pixels of the picture.
         augment: see `refusion.data.Augment`.
     """
 
     folder: str = ""
     scenes: tuple[str, ...] = ()
+    degradation: Haze | None = None
     patch: tuple[PositiveInt, PositiveInt] = (256, 256)
     augment: Augment = Augment()
 
 
-class Training(_Settings):
-    """The loop.
+class Loop(_Settings):
+    """The loop that both stages of training share.
 
     Args:
-        compare: what the loss compares, see `refusion.objective`.
-        terminal: probability that a sample is trained at t = T instead of a uniform t; the first
-            step of sampling is always taken there.
         steps: optimizer steps.
         batch: samples per process and step.
         accumulate: batches per optimizer step.
@@ -128,12 +129,9 @@ class Training(_Settings):
         keep: how many of the best checkpoints are kept.
         collapse: fall of the validation PSNR in dB below its best that rolls the run back to it.
         workers: processes that read pictures.
-        release: how the released weights are stored; "float16" halves the file.
         seed: of the order of the data, the augmentation, the times and the noise.
     """
 
-    compare: Compare = "output"
-    terminal: Annotated[float, Field(ge=0, le=1)] = 0.0
     steps: PositiveInt = 100_000
     batch: PositiveInt = 8
     accumulate: PositiveInt = 1
@@ -154,8 +152,54 @@ class Training(_Settings):
     keep: PositiveInt = 2
     collapse: Annotated[float, Field(gt=0)] = 3.0
     workers: Annotated[int, Field(ge=0)] = 1
-    release: Literal["float32", "float16"] = "float32"
     seed: int = 0
+
+
+class CodecTraining(Loop):
+    """The first stage: training of a codec that has weights (see `refusion.objective.replacing_loss`).
+
+    Args:
+        patch: height and width of a sample in pixels, cropped without a change of scale.
+        swap: probability that the degraded and the clean pictures of a batch change places.
+        replacing: weight of the latent replacing.
+        regular: weight of what keeps the latents tame.
+        skip_dropout: probability that a sample's clean picture must be decoded without the skips.
+        gate: gain in dB by a clean picture's latent, measured on the validation pairs, below which the
+            second stage does not start.
+    """
+
+    patch: tuple[PositiveInt, PositiveInt] = (192, 192)
+    swap: Annotated[float, Field(ge=0, le=1)] = 0.5
+    replacing: Annotated[float, Field(ge=0)] = 1.0
+    regular: Annotated[float, Field(ge=0)] = 0.001
+    skip_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
+    gate: float = 1.0
+
+
+class Training(Loop):
+    """The second, or only, stage: training of the network.
+
+    Args:
+        compare: what the loss compares, see `refusion.objective`.
+        terminal: probability that a sample is trained at t = T instead of a uniform t; the first
+            step of sampling is always taken there.
+        tune: "network" alone, or with it the weights with which the codec decodes: "decoder", which
+            needs `compare` to be "picture".
+        release: how the released weights are stored; "float16" halves the file.
+    """
+
+    compare: Compare = "output"
+    terminal: Annotated[float, Field(ge=0, le=1)] = 0.0
+    tune: Literal["network", "decoder"] = "network"
+    release: Literal["float32", "float16"] = "float32"
+
+    @model_validator(mode="after")
+    def _decoded(self) -> "Training":
+        if self.tune == "decoder" and self.compare != "picture":
+            raise ValueError(
+                f'tune is "decoder" and compare "{self.compare}": only "picture" sees what it decodes'
+            )
+        return self
 
 
 class Card(_Settings):
@@ -189,6 +233,7 @@ class Recipe(_Settings):
     prediction: Literal[tuple(PREDICTIONS)]  # type: ignore[valid-type]
     sampling: Sampling = Sampling()
     data: Data = Data()
+    codec_training: CodecTraining = CodecTraining()
     training: Training = Training()
 
     def build(self) -> Restorer:
@@ -215,8 +260,8 @@ class Recipe(_Settings):
 def _build(table: Mapping[str, Any], settings: BaseModel, **derived: Any) -> Any:
     values = settings.model_dump(exclude={"name"})
     flat = [n for v in values.values() for n in (v if isinstance(v, tuple) else (v,))]
-    if any(n > LARGEST for n in flat):
-        raise ValueError(f"a size of {max(flat)} is above {LARGEST}")
+    if too_large := [n for n in flat if n is not None and n > LARGEST]:
+        raise ValueError(f"a size of {max(too_large)} is above {LARGEST}")
     if any(sum(v) > MOST_BLOCKS for v in values.values() if isinstance(v, tuple)):
         raise ValueError(f"a network of more than {MOST_BLOCKS} blocks")
     return table[settings.model_dump()["name"]](**values, **derived)
@@ -268,8 +313,9 @@ def _explain(error: Any) -> str:
 
 def _all_keys() -> set[str]:
     """Every key at any level, for suggestions."""
-    keys = {key for settings in _Settings.__subclasses__() for key in settings.model_fields}
-    return keys | Augment.__dataclass_fields__.keys() | Sampling.__dataclass_fields__.keys()
+    kinds = [*_Settings.__subclasses__(), *Loop.__subclasses__()]
+    keys = {key for settings in kinds for key in settings.model_fields}
+    return keys.union(*(values.__dataclass_fields__ for values in (Augment, Haze, Sampling)))
 
 
 def load_yaml(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

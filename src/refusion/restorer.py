@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from refusion.codec import Codec, Encoded
 from refusion.errors import hint
 from refusion.image import Image, from_array
+from refusion.memory import free_memory
 from refusion.prediction import Prediction
 from refusion.sampling import Rule, State, euler_maruyama, exponential, posterior, sample
 from refusion.schedule import timesteps
 from refusion.sde import Batch, Draw, MeanRevertingSDE
+from refusion.tiling import SMALLEST, Network, fitting, log, suited
 
 SAMPLERS: Mapping[str, Callable[[float], Rule]] = {
     "posterior": posterior,
@@ -40,15 +42,19 @@ class Sampling:
         sampler: a name in `SAMPLERS`, or a `Rule`.
         eta: 0 (deterministic) ... 1 (posterior); only "posterior" has this dial.
         seed: of all noise.
+        tile: side in pixels of the tiles in which a large picture is restored; by default what free
+            memory allows. The result does not depend on it.
 
     Raises:
-        ValueError: an unknown name, steps below 1, eta outside [0, 1] or given to another sampler.
+        ValueError: an unknown name, steps below 1, eta outside [0, 1] or given to another sampler,
+            a tile below 128.
     """
 
     steps: int = 5
     sampler: str | Rule = "posterior"
     eta: float = 1.0
     seed: int = 0
+    tile: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.sampler, str) and self.sampler not in SAMPLERS:
@@ -58,18 +64,13 @@ class Sampling:
             raise ValueError(f"steps is {self.steps}: give at least 1")
         if not 0 <= self.eta <= 1 or (self.eta != 1 and self.sampler != "posterior"):
             raise ValueError(f"eta is {self.eta}: give 0 to 1, and with the sampler 'posterior' only")
+        if self.tile is not None and self.tile < SMALLEST:
+            chosen = "or nothing to choose by free memory"
+            raise ValueError(f"tile is {self.tile}: give at least {SMALLEST} pixels, {chosen}")
 
     @property
     def rule(self) -> Rule:
         return SAMPLERS[self.sampler](self.eta) if isinstance(self.sampler, str) else self.sampler
-
-
-class Network(Protocol):
-    """What the restorer asks of a network; `ConditionalNAFNet` says what each part is."""
-
-    def embed(self, t: Tensor) -> Tensor: ...
-
-    def __call__(self, x_t: Batch, mu: Batch, t: Tensor, embedding: Tensor | None = None) -> Batch: ...
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,14 @@ class Samples:
 
     mean: Image
     deviation: Float[np.ndarray, "h w"]
+
+
+class _Ready(NamedTuple):
+    """Pictures about to walk, and what suits their size and the free memory."""
+
+    codec: Codec
+    encoded: Encoded
+    network: Network
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,11 +132,12 @@ class Restorer:
         """
         if count < 2:
             raise ValueError(f"count is {count}: a deviation needs at least 2 samples")
-        source = from_array(image)
-        seed = self._settings(options).seed
+        source, settings = from_array(image), self._settings(options)
+        ready = self._ready(source.tensor()[None].to(self.device), settings)
         mean, squares = np.zeros_like(source.pixels), np.zeros_like(source.pixels)
         for i in range(count):  # Welford's update: two pictures in memory, however many samples
-            pixels = self(source, **{**options, "seed": seed + i}).pixels
+            seeded = replace(settings, seed=settings.seed + i)
+            pixels = source.with_pixels(self._restored(ready, seeded)[0]).pixels
             change = pixels - mean
             mean += change / (i + 1)
             squares += change * (pixels - mean)
@@ -135,17 +145,16 @@ class Restorer:
 
     def trajectory(self, image: object, **options: Any) -> Iterator[Image]:
         """The picture after every step; the last one is the restoration."""
-        source = from_array(image)
-        encoded = self._encode(source.tensor()[None].to(self.device))
-        for state in self._walk(encoded.mu, self._settings(options)):
-            yield source.with_pixels(self._decode(state, encoded)[0])
+        source, settings = from_array(image), self._settings(options)
+        ready = self._ready(source.tensor()[None].to(self.device), settings)
+        for state in self._walk(ready, settings):
+            yield source.with_pixels(self._decode(state, ready)[0])
 
     def restore_batch(self, lq: Float[Tensor, "b 3 h w"], **options: Any) -> Float[Tensor, "b 3 h w"]:
         """Restore a batch in [0, 1] on the restorer's device. Its pictures share the seed's noise
         field, so that the result of each does not depend on its company."""
-        encoded = self._encode(lq)
-        last = deque(self._walk(encoded.mu, self._settings(options)), maxlen=1).pop()
-        return self._decode(last, encoded)
+        settings = self._settings(options)
+        return self._restored(self._ready(lq, settings), settings)
 
     def _settings(self, options: Mapping[str, Any]) -> Sampling:
         known = [field.name for field in fields(Sampling)]
@@ -155,22 +164,41 @@ class Restorer:
         return replace(self.sampling, **options)
 
     @torch.inference_mode()
-    def _encode(self, lq: Float[Tensor, "b 3 h w"]) -> Encoded:
-        return self.codec.encode(lq)
+    def _ready(self, lq: Float[Tensor, "b 3 h w"], settings: Sampling) -> _Ready:
+        codec = self._suited_codec(lq, settings.tile)
+        encoded = codec.encode(lq)
+        reduced = max(encoded.mu.shape[-2:]) / max(lq.shape[-2:])
+        tile = settings.tile and round(settings.tile * reduced)
+        return _Ready(codec, encoded, suited(self.network, encoded.mu, tile, free_memory(self.device)))
+
+    def _suited_codec(self, lq: Float[Tensor, "b 3 h w"], tile: int | None) -> Codec:
+        """The codec, in tiles if the pictures take more memory than one tile of that many pixels."""
+        batch, _, height, width = lq.shape
+        free = free_memory(self.device)
+        side = tile or max(SMALLEST, fitting(batch * self.codec.working_bytes, free))
+        codec = self.codec if height * width <= side**2 else self.codec.tiled(side)
+        if codec is not self.codec:
+            log.info("%dx%d: tiles of %d pixels, %.1f GiB free", width, height, side, free / 2**30)
+        return codec
+
+    def _restored(self, ready: _Ready, settings: Sampling) -> Float[Tensor, "b 3 h w"]:
+        return self._decode(deque(self._walk(ready, settings), maxlen=1).pop(), ready)
 
     @torch.inference_mode()
-    def _decode(self, state: State, encoded: Encoded) -> Float[Tensor, "b 3 h w"]:
-        return self.codec.decode(state.x, encoded.features, encoded.size).clamp(0, 1)
+    def _decode(self, state: State, ready: _Ready) -> Float[Tensor, "b 3 h w"]:
+        encoded = ready.encoded
+        return ready.codec.decode(state.x, encoded.features, encoded.size).clamp(0, 1)
 
     @torch.inference_mode()
-    def _walk(self, mu: Batch, settings: Sampling) -> Iterator[State]:
+    def _walk(self, ready: _Ready, settings: Sampling) -> Iterator[State]:
+        mu = ready.encoded.mu
         times = timesteps(self.sde.steps, settings.steps)
         draw = noise_source(mu, settings.seed)
+        denoise = self._denoiser(ready.network, mu, times)
         start = self.sde.prior(mu, draw())
-        yield from sample(self._denoiser(mu, times), self.sde, start, mu, times, settings.rule, draw)
+        yield from sample(denoise, self.sde, start, mu, times, settings.rule, draw)
 
-    def _denoiser(self, mu: Batch, times: Sequence[int]) -> Callable[[Batch, int], Batch]:
-        network: Network = self.network  # type: ignore[assignment]  # nn.Module's call is untyped
+    def _denoiser(self, network: Network, mu: Batch, times: Sequence[int]) -> Callable[[Batch, int], Batch]:
         at = torch.tensor(times[:-1], dtype=torch.float32, device=mu.device)
         embeddings = dict(zip(times, torch.split(network.embed(at), 1), strict=False))
 

@@ -52,6 +52,86 @@ class Sinusoid(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
+class Block(nn.Module):
+    """3x3 convolution without bias, then SiLU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+
+    def forward(self, x: Float[Tensor, "b inputs h w"]) -> Float[Tensor, "b outputs h w"]:
+        return F.silu(self.proj(x))
+
+
+class ResBlock(nn.Module):
+    """Two `Block`s beside a shortcut, which is a 1x1 convolution where the widths differ."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.block1 = Block(inputs, outputs)
+        self.block2 = Block(outputs, outputs)
+        self.res_conv = nn.Conv2d(inputs, outputs, 1, bias=False) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "b inputs h w"]) -> Float[Tensor, "b outputs h w"]:
+        return self.block2(self.block1(x)) + self.res_conv(x)
+
+
+class LinearAttention(nn.Module):
+    """Attention whose cost grows with the pixels, not their square (Shen et al., arXiv 1812.01243).
+
+    q is a softmax over a head's channels, k over the pixels; k v^T is one small matrix for each head.
+    The values are divided by the number of pixels, as in the published networks.
+    """
+
+    def __init__(self, channels: int, heads: int = 4, head_width: int = 32) -> None:
+        super().__init__()
+        self.heads, self.head_width = heads, head_width
+        inner = heads * head_width
+        self.to_qkv = nn.Conv2d(channels, 3 * inner, 1, bias=False)
+        self.to_out = nn.Sequential(nn.Conv2d(inner, channels, 1), LayerNorm(channels))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        height, width = x.shape[-2:]
+        heads = self.to_qkv(x).reshape(len(x), 3, self.heads, self.head_width, height * width)
+        q, k, v = heads.unbind(1)
+        q = q.softmax(-2) * self.head_width**-0.5
+        context = k.softmax(-1) @ (v / (height * width)).mT
+        return self.to_out((context.mT @ q).reshape(len(x), -1, height, width))
+
+
+class PreNorm(nn.Module):
+    """`fn` of the normalised features."""
+
+    def __init__(self, channels: int, fn: nn.Module) -> None:
+        super().__init__()
+        self.fn = fn
+        self.norm = LayerNorm(channels)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return self.fn(self.norm(x))
+
+
+class Residual(nn.Module):
+    """x + fn(x)."""
+
+    def __init__(self, fn: nn.Module) -> None:
+        super().__init__()
+        self.fn = fn
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return x + self.fn(x)
+
+
+def reflect(x: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b c padded_h padded_w"]:
+    """Extend to height and width `size` by reflection on the right and at the bottom, again and again
+    where the picture is smaller than what is missing."""
+    for dim, length in zip((-2, -1), size, strict=True):
+        last = x.shape[dim] - 1
+        there_and_back = torch.arange(length, device=x.device) % max(1, 2 * last)
+        x = x.index_select(dim, last - (there_and_back - last).abs()) if length > last + 1 else x
+    return x
+
+
 def pad_to_multiple(x: Float[Tensor, "b c h w"], multiple: int) -> Float[Tensor, "b c padded_h padded_w"]:
     """Pad with zeros on the right and at the bottom until both sides are multiples."""
     height, width = x.shape[-2:]

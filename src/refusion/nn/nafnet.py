@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from refusion.nn.layers import LayerNorm, SimpleGate, Sinusoid, pad_to_multiple
+from refusion.tiling import Pool, whole_mean
 
 
 class NAFBlock(nn.Module):
@@ -26,7 +27,7 @@ class NAFBlock(nn.Module):
         self.conv1 = nn.Conv2d(c, 2 * c, 1)
         self.conv2 = nn.Conv2d(2 * c, 2 * c, 3, padding=1, groups=2 * c)
         self.sg = SimpleGate()
-        self.sca = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(c, c, 1))
+        self.sca = nn.Sequential(nn.Identity(), nn.Conv2d(c, c, 1))  # published weights call it sca.1
         self.conv3 = nn.Conv2d(c, c, 1)
         self.norm2 = LayerNorm(c)
         self.conv4 = nn.Conv2d(c, 2 * c, 1)
@@ -35,14 +36,17 @@ class NAFBlock(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1, c, 1, 1))
 
     def forward(
-        self, x: Float[Tensor, "b c h w"], modulation: Float[Tensor, "b 4*c 1 1"]
+        self,
+        x: Float[Tensor, "b c h w"],
+        modulation: Float[Tensor, "b 4*c 1 1"],
+        pool: Pool = whole_mean,
     ) -> Float[Tensor, "b c h w"]:
         # Under autocast x is bfloat16: without the casts every product would fall back to float32.
         shift_att, scale_att, shift_ffn, scale_ffn = modulation.to(x.dtype).chunk(4, dim=1)
         beta, gamma = self.beta.to(x.dtype), self.gamma.to(x.dtype)
         a = self.norm1(x) * (scale_att + 1) + shift_att
         a = self.sg(self.conv2(self.conv1(a)))
-        y = x + beta * self.conv3(a * self.sca(a))
+        y = x + beta * self.conv3(a * self.sca(pool(a)))
         f = self.norm2(y) * (scale_ffn + 1) + shift_ffn
         return y + gamma * self.conv5(self.sg(self.conv4(f)))
 
@@ -50,9 +54,11 @@ class NAFBlock(nn.Module):
 class Stage(nn.ModuleList):
     """NAFBlocks of one width, each with the next modulation."""
 
-    def forward(self, x: Float[Tensor, "b c h w"], modulations: Iterator[Tensor]) -> Float[Tensor, "b c h w"]:
+    def forward(
+        self, x: Float[Tensor, "b c h w"], modulations: Iterator[Tensor], pool: Pool = whole_mean
+    ) -> Float[Tensor, "b c h w"]:
         for block in self:
-            x = block(x, next(modulations))
+            x = block(x, next(modulations), pool)
         return x
 
 
@@ -88,6 +94,10 @@ class ConditionalNAFNet(nn.Module):
             raise ValueError(f"width is {width}: give an even number of at least 4")
         self.long_skip = long_skip
         self.multiple = 2 ** len(encoder)
+        """Sides are padded to multiples of this."""
+        self.reach = _reach(encoder, middle, decoder)
+        self.working_bytes = 40 * width + 12 * channels
+        """Peak memory for each position, as measured on a CPU in float32 without gradients."""
         time_width = 4 * width
         self.time_mlp = nn.Sequential(
             Sinusoid(width),
@@ -127,8 +137,13 @@ class ConditionalNAFNet(nn.Module):
         mu: Float[Tensor, "b c h w"],
         t: Float[Tensor, " b"],
         embedding: Float[Tensor, "b modulations"] | None = None,
+        pool: Pool = whole_mean,
     ) -> Float[Tensor, "b c h w"]:
-        """What the network predicts at integer training time t, or given `embedding = embed(t)`."""
+        """What the network predicts at integer training time t, or given `embedding = embed(t)`.
+
+        `pool` gives the channel attention what stands for all positions: it is called once in every
+        block, always in the same order.
+        """
         embedding = self.embed(t) if embedding is None else embedding
         modulations = iter(torch.split(embedding[:, :, None, None], self.modulations, dim=1))
         height, width = x_t.shape[-2:]
@@ -136,11 +151,26 @@ class ConditionalNAFNet(nn.Module):
         x = intro = self.intro(x.contiguous(memory_format=torch.channels_last))
         skips = []
         for stage, down in zip(self.encoders, self.downs, strict=True):
-            x = stage(x, modulations)
+            x = stage(x, modulations, pool)
             skips.append(x)
             x = down(x)
-        x = self.middle_blks(x, modulations)
+        x = self.middle_blks(x, modulations, pool)
         for up, stage in zip(self.ups, self.decoders, strict=True):
-            x = stage(up(x) + skips.pop(), modulations)
+            x = stage(up(x) + skips.pop(), modulations, pool)
         x = self.ending(x + intro if self.long_skip else x)
         return x[..., :height, :width]
+
+
+def _reach(encoder: Sequence[int], middle: int, decoder: Sequence[int]) -> int:
+    """Positions beyond a window that its output depends on, apart from what is pooled.
+
+    The window starts and ends at multiples of `multiple`. Followed from the output to the input: a 3x3
+    convolution looks one position further, of which a block has one; two positions are one a level deeper.
+    """
+    reach = 1  # the last convolution
+    for blocks in reversed(decoder):
+        reach = (reach + blocks + 1) // 2
+    reach += middle
+    for blocks in reversed(encoder):
+        reach = 2 * reach + blocks
+    return reach + 1  # the first

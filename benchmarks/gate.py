@@ -1,0 +1,48 @@
+"""What makes a decoder use the latent: the gate after a short first stage, one setting changed at a time.
+
+    python benchmarks/gate.py RECIPE PAIRS [STEPS]
+
+PAIRS holds train/ and val/. The table is Markdown, as in docs/latent.md.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from refusion.recipe import load_yaml
+from refusion.train import measured_gate, train_codec
+
+PLAIN = ["codec.skips=null", "codec_training.skip_dropout=0"]
+SETTINGS = {
+    "as published": [],
+    "no replacing": ["codec_training.replacing=0"],
+    "replacing weighs 4": ["codec_training.replacing=4"],
+    "LQ and GT never swapped": ["codec_training.swap=0"],
+    "skip dropout 0.2": ["codec_training.skip_dropout=0.2"],
+    "skips at the first level only": ["codec.skips=1"],
+    "no skips": ["codec.skips=0"],
+    "4 latent channels": ["codec.latent_channels=4"],
+    "linear attention": ["codec.attention=true"],
+}
+
+
+def main() -> None:
+    recipe, pairs = sys.argv[1:3]
+    steps = sys.argv[3] if len(sys.argv) > 3 else "500"
+    loop = [f"codec_training.steps={steps}", f"codec_training.validate_every={steps}"]
+    print("| setting | reconstruction | kept | replaced | gain |\n|---|---|---|---|---|")
+    for name, changes in SETTINGS.items():
+        described = load_yaml(recipe, [f"data.folder={pairs}", *loop, *PLAIN, *changes])
+        torch.manual_seed(described.codec_training.seed)
+        with tempfile.TemporaryDirectory() as folder:
+            codec = described.build().codec
+            train_codec(described, codec, Path(folder))
+            gate = measured_gate(codec, Path(pairs) / "val")
+        numbers = (gate.reconstruction, gate.kept, gate.replaced, gate.gain)
+        print("| " + " | ".join([name, *(f"{number:.2f}" for number in numbers)]) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""How much memory is free where the work is done."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import torch
+
+CGROUPS = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a process may still take on a device; on a CPU within the limits of its containers."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    if device.type == "mps":
+        return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    return min([psutil.virtual_memory().available, *_left_in_containers()])
+
+
+def _left_in_containers() -> Iterator[int]:
+    """What is left in each control group of Linux that limits this process, of either version."""
+    lines = MEMBERSHIP.read_text().splitlines() if MEMBERSHIP.exists() else []
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        root = CGROUPS / "memory"
+        if not kinds:
+            names, root = ("memory.max", "memory.current", "inactive_file"), CGROUPS
+        elif "memory" not in kinds.split(","):
+            continue
+        group = root / path.strip("/")
+        for place in (group, *group.parents):
+            if place.is_relative_to(root) and (place / names[0]).exists():
+                yield from _left(place, *names)
+
+
+def _left(group: Path, limit: str, used: str, cached: str) -> Iterator[int]:
+    """Nothing where there is no limit. Cached files count as used, but make room when it is asked for."""
+    most = (group / limit).read_text().strip()
+    if most != "max":
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        taken = int((group / used).read_text()) - int(stat.get(cached, 0))
+        yield max(0, int(most) - taken)

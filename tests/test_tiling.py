@@ -1,0 +1,392 @@
+"""Tiles change memory, never the picture: geometry, margins, one set of statistics, the end of memory."""
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+import torch.nn.functional as F
+from hypothesis import example, given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from refusion import tiling
+from refusion.nn import ConditionalNAFNet
+from refusion.tiling import Pool, TiledNetwork, Tiles, fitting, lacks_memory, patches, suited, windows
+
+SMALL: dict[str, Any] = {"width": 4, "encoder": (1, 1), "middle": 1, "decoder": (1, 1)}
+Say = Callable[..., Exception]
+
+
+class Local(ConditionalNAFNet):
+    """A network without anything global."""
+
+    def forward(self, *args: Any, pool: Pool | None = None, **rest: Any) -> Tensor:
+        return super().forward(*args, pool=lambda x: torch.ones_like(x[:1, :, :1, :1]), **rest)
+
+
+class Naive(ConditionalNAFNet):
+    """A network that takes the mean of whatever it is shown, as if a window were a picture."""
+
+    def forward(self, *args: Any, pool: Pool | None = None, **rest: Any) -> Tensor:
+        return super().forward(*args, **rest)
+
+
+def alive(kind: type[ConditionalNAFNet] = ConditionalNAFNet, **sizes: Any) -> ConditionalNAFNet:
+    """A network in which every weight counts."""
+    torch.manual_seed(1)
+    network = kind(**{**SMALL, **sizes}).requires_grad_(False).eval()
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return network
+
+
+def states(height: int, width: int, batch: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    x_t, mu = torch.rand(2, batch, 3, height, width, generator=torch.Generator().manual_seed(2))
+    return x_t, mu, torch.full((batch,), 50.0)
+
+
+@pytest.fixture
+def small_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statistics from 16 patches of 32, so that small states are large."""
+    monkeypatch.setattr(tiling, "PATCH", 32)
+
+
+# ---- geometry
+
+lengths, tiles, margins, multiples = (st.integers(*ends) for ends in ((1, 300), (1, 150), (0, 40), (1, 16)))
+
+
+@given(lengths, tiles, margins, multiples)
+@example(1, 64, 8, 4)
+@example(17, 64, 8, 4)
+@example(64, 64, 0, 1)
+@example(65, 64, 5, 16)
+def test_windows_cut_a_line_without_gap_or_overlap(
+    length: int, tile: int, margin: int, multiple: int
+) -> None:
+    line = torch.arange(length)
+    cut = list(windows(length, tile, margin, multiple))
+    assert torch.equal(torch.cat([line[w.inner] for w in cut]), line)
+    for window in cut:
+        assert torch.equal(line[window.outer][window.within], line[window.inner])
+        assert 0 < window.inner.stop - window.inner.start <= max(tile, multiple)
+        for start, stop in ((w.start, w.stop) for w in window):
+            assert start % multiple == 0
+            assert stop % multiple == 0 or stop == length
+        before, after = window.inner.start - window.outer.start, window.outer.stop - window.inner.stop
+        assert before >= min(margin, window.inner.start)
+        assert after >= min(margin, length - window.inner.stop)
+        assert max(before, after) < margin + multiple
+
+
+def test_pieces_are_of_nearly_equal_length() -> None:
+    assert [w.inner.stop - w.inner.start for w in windows(750, 512, 0, 8)] == [376, 374]
+
+
+def test_a_window_over_a_factor_is_the_same_piece_of_what_is_reduced() -> None:
+    line = torch.arange(96)
+    for window in windows(96, 32, 5, 8):
+        reduced = window.over(8)
+        assert torch.equal(line[::8][reduced.inner], line[window.inner][::8])
+        assert torch.equal(line[::8][reduced.outer][reduced.within], line[window.inner][::8])
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([1, 8, 16]))
+@example(1, 1, 8)
+@example(128, 2048, 8)
+@example(4000, 6000, 16)
+@example(100, 5000, 16)
+def test_patches_are_at_most_16_alike_inside_and_spread(height: int, width: int, multiple: int) -> None:
+    places = list(patches(height, width, multiple))
+    assert 1 <= len(places) <= 16
+    assert len({(r.start, c.start) for r, c in places}) == len(places)
+    for rows, columns in places:
+        for part, length in ((rows, height), (columns, width)):
+            assert part.stop - part.start == min(128, length)
+            assert part.start % multiple == 0
+            assert part.stop <= length
+    for parts, length in zip(zip(*places, strict=True), (height, width), strict=True):
+        starts = sorted({part.start for part in parts})
+        gaps = np.diff(starts)
+        if len(starts) > 1:
+            assert starts[0] == 0
+            assert starts[-1] > length - 128 - multiple
+            assert gaps.max() - gaps.min() <= multiple + 1
+    seen = torch.zeros(height, width)
+    for place in places:
+        seen[place] = 1
+    if height <= 512 and width <= 512 and not (height % multiple or width % multiple):
+        assert seen.all()
+
+
+@given(st.integers(1, 5000), st.integers(1, 2**40), st.integers(0, 64))
+def test_a_fitting_window_takes_half_of_the_free_memory_and_little_at_most(
+    working_bytes: int, free: int, margin: int
+) -> None:
+    side = fitting(working_bytes, free, margin)
+    room = min(free / 2, 2**30)
+    assert side == 1 or (side + 2 * margin) ** 2 * working_bytes <= room
+    assert (side + 1 + 2 * margin) ** 2 * working_bytes > room
+
+
+# ---- what a network reaches
+
+
+@pytest.mark.parametrize(
+    ("encoder", "middle", "decoder", "expected"),
+    [
+        ((1,), 1, (1,), 6),
+        ((1, 1), 1, (1, 1), 12),
+        ((2, 0, 1), 0, (1, 2, 0), 23),
+        ((2, 2, 4), 2, (2, 2, 2), 55),
+    ],
+)
+def test_reach_is_exact(
+    encoder: tuple[int, ...], middle: int, decoder: tuple[int, ...], expected: int
+) -> None:
+    """A window's output depends on so many positions on both sides, and on none further away."""
+    network = alive(Local, encoder=encoder, middle=middle, decoder=decoder).double()
+    reach, multiple = network.reach, network.multiple
+    assert reach == expected
+    start = (reach // multiple + 2) * multiple
+    stop = start + 2 * multiple
+    x_t, mu, t = (x.double() for x in states(multiple, stop + start))
+    output = network(x_t.requires_grad_(), mu, t)[..., start:stop]
+    (gradient,) = torch.autograd.grad((output * torch.rand_like(output)).sum(), x_t)
+    felt = gradient.abs().amax((0, 1, 2)).nonzero().flatten()  # the least of them is 1e-16
+    assert torch.equal(felt, torch.arange(start - reach, stop + reach))
+
+
+def test_the_published_network_reaches_further_than_any_margin() -> None:
+    with torch.device("meta"):
+        assert ConditionalNAFNet().reach == 264
+
+
+# ---- a tiled network
+
+
+@pytest.mark.parametrize("tile", [16, 40, 64, 1000])
+@pytest.mark.parametrize("size", [(70, 101), (1, 90), (64, 64)])
+def test_where_nothing_is_global_tiles_are_the_whole(size: tuple[int, int], tile: int) -> None:
+    network, given = alive(Local), states(*size)
+    whole = network(*given)
+    torch.testing.assert_close(TiledNetwork(network, tile)(*given), whole, rtol=0, atol=1e-5)
+
+
+def test_where_the_patches_are_the_picture_tiles_are_the_whole() -> None:
+    network, given = alive(), states(72, 120)
+    torch.testing.assert_close(TiledNetwork(network, 40)(*given), network(*given), rtol=0, atol=1e-4)
+
+
+@pytest.mark.usefixtures("small_patches")
+def test_the_result_does_not_depend_on_the_tile() -> None:
+    network, given = alive(), states(150, 203)
+    results = [TiledNetwork(network, tile)(*given) for tile in (32, 50, 120, 1000)]
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=0, atol=1e-4)
+    assert (results[0] - network(*given)).abs().max() > 1e-3  # the statistics are those of patches
+
+
+@pytest.mark.usefixtures("small_patches")
+def test_every_tile_is_given_what_all_patches_were_given_together() -> None:
+    taken: list[list[Tensor]] = []
+
+    class Spied(ConditionalNAFNet):
+        def forward(self, *args: Any, pool: Pool, **rest: Any) -> Tensor:
+            taken.append([])
+
+            def spied(x: Tensor) -> Tensor:
+                taken[-1].append(pool(x))
+                return taken[-1][-1]
+
+            return super().forward(*args, pool=spied, **rest)
+
+    TiledNetwork(alive(Spied), 64)(*states(100, 180))
+    patches_got, *tiles_got = taken
+    assert len(tiles_got) == 6
+    assert [mean.shape for mean in patches_got] == [(1, c, 1, 1) for c in (4, 8, 16, 8, 4)]
+    for got in tiles_got:
+        for mean, expected in zip(got, patches_got, strict=True):
+            assert torch.equal(mean, expected)
+
+
+def scenes() -> Iterator[tuple[str, Tensor]]:
+    height, width = 160, 240
+    yield "constant", torch.full((1, 3, height, width), 0.6)
+    yield "gradient", torch.linspace(0, 1, width).expand(1, 3, height, width)
+    rows, columns = torch.arange(height)[:, None] // 8, torch.arange(width) // 8
+    yield "checkerboard", ((rows + columns) % 2).float().expand(1, 3, height, width)
+    photograph = torch.from_numpy(skimage.data.astronaut()[:height, :width] / np.float32(255))
+    yield "photograph", photograph.permute(2, 0, 1)[None]
+
+
+def jumps(x: Tensor, tile: int, multiple: int) -> tuple[float, float]:
+    """How the mean step over a line of pixels stands out among its likes, at tiles' borders and elsewhere.
+
+    Its likes are `multiple` to both sides, since upsampling makes textures of that period. Twenty pixels
+    along the picture's own border are left out.
+    """
+    at_border, elsewhere = [], []
+    for across in (x, x.mT):
+        length = across.shape[-1]
+        step = across.diff(dim=-1)[..., 20:-20, :].mean(-2)
+        outstanding = F.pad((step - (step.roll(multiple, -1) + step.roll(-multiple, -1)) / 2).abs(), (1, 0))
+        borders = torch.tensor([w.inner.start for w in windows(length, tile, 0, multiple)][1:])
+        distance = (torch.arange(length)[:, None] - borders).abs().amin(1)
+        inside = torch.arange(length).clamp(20, length - 20) == torch.arange(length)
+        at_border.append(outstanding[..., distance == 0].max())
+        elsewhere.append(outstanding[..., inside & (distance > multiple)].max())
+    return float(max(at_border)), float(max(elsewhere))
+
+
+@pytest.mark.parametrize("name", ["constant", "gradient", "checkerboard", "photograph"])
+@pytest.mark.usefixtures("small_patches")
+def test_no_seam(name: str) -> None:
+    """What tiles change is as smooth over their borders as elsewhere; with a mean for each tile they show."""
+    mu = dict(scenes())[name]
+    given, tile = (mu, mu, torch.full((1,), 50.0)), 70
+    whole = alive()(*given)
+    at_border, elsewhere = jumps(TiledNetwork(alive(), tile)(*given) - whole, tile, 4)
+    assert at_border <= elsewhere + 1e-6
+    if name in ("gradient", "photograph"):  # whose parts have different means
+        assert jumps(TiledNetwork(alive(Naive), tile)(*given) - whole, tile, 4)[0] > 10 * at_border
+
+
+@pytest.mark.usefixtures("small_patches")
+def test_a_batch_is_each_and_an_embedding_given_is_the_time_given() -> None:
+    network = alive()
+    x_t, mu, _ = states(40, 150, batch=3)
+    t = torch.tensor([1.0, 50.0, 100.0])
+    tiled = TiledNetwork(network, 64)
+    together = tiled(x_t, mu, t, tiled.embed(t))
+    for i in range(3):
+        one = slice(i, i + 1)
+        torch.testing.assert_close(tiled(x_t[one], mu[one], t[one]), together[one], rtol=0, atol=1e-4)
+    assert (together[0] - tiled(x_t[:1], mu[:1], t[2:])).abs().max() > 1e-3
+
+
+# ---- the end of memory
+
+ENDS: list[Exception] = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    MemoryError(),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory: you tried"
+    ),
+    RuntimeError(
+        "[enforce fail] data. DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."
+    ),
+    RuntimeError("MPS backend out of memory (MPS allocated: 17 GB)"),
+]
+
+
+class Narrow(ConditionalNAFNet):
+    """A network that has room for no more than so many positions."""
+
+    room = 0
+    end: Exception
+
+    def forward(self, x_t: Tensor, *args: Any, **rest: Any) -> Tensor:
+        if len(x_t) == 1 and x_t.shape[-1] * x_t.shape[-2] > self.room:
+            raise self.end
+        return super().forward(x_t, *args, **rest)
+
+
+@pytest.mark.parametrize("end", ENDS, ids=repr)
+@pytest.mark.usefixtures("small_patches")
+def test_where_memory_ends_tiles_halve_and_stay_so(
+    end: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tiling, "SMALLEST_OF_STATE", 20)
+    given = states(100, 180)
+    expected = TiledNetwork(alive(), 40)(*given)
+    narrow = alive(Narrow)
+    assert isinstance(narrow, Narrow)
+    narrow.room, narrow.end = 70 * 70, end
+    tiled = TiledNetwork(narrow, 160)
+    with caplog.at_level(logging.INFO, "refusion"):
+        torch.testing.assert_close(tiled(*given), expected, rtol=0, atol=1e-4)
+        tiled(*given)
+    assert caplog.messages == [f"out of memory: going on in tiles of {side}" for side in (80, 40)]
+    assert tiled.tiles.side == 40
+
+
+@pytest.mark.usefixtures("small_patches")
+def test_the_smallest_tiles_without_memory_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiling, "SMALLEST_OF_STATE", 50)
+    narrow = alive(Narrow)
+    assert isinstance(narrow, Narrow)
+    narrow.room, narrow.end = 10, ENDS[2]
+    tiled = TiledNetwork(narrow, 160)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        tiled(*states(100, 180))
+    assert tiled.tiles.side == 50
+
+
+def test_other_faults_are_raised_at_once() -> None:
+    calls = []
+
+    def work(*_: object) -> None:
+        calls.append(1)
+        raise RuntimeError("sizes must match")
+
+    with pytest.raises(RuntimeError, match="sizes must match"):
+        Tiles(64, 8).sweep((100, 100), 0, 1, work)
+    assert len(calls) == 1
+    assert not lacks_memory(ValueError("out of range"))
+
+
+# ---- which states are tiled
+
+
+@pytest.mark.parametrize("free", [1, 2**50])
+def test_small_states_are_whole_and_large_ones_are_tiled_whatever_is_free(free: int) -> None:
+    network = alive()
+    with torch.device("meta"):
+        small, large = torch.empty(1, 3, 512, 512), torch.empty(1, 3, 725, 725)
+    assert suited(network, small, None, free) is network
+    assert suited(network, small, 128, free) is network
+    assert isinstance(suited(network, large, None, free), TiledNetwork)
+    assert isinstance(suited(network, large, 4096, free), TiledNetwork)
+
+
+def test_between_them_memory_decides() -> None:
+    network = alive()
+    with torch.device("meta"):
+        states = torch.empty(2, 3, 700, 700)
+    need = 2 * 700 * 700 * network.working_bytes
+    assert suited(network, states, None, need) is network
+    assert isinstance(suited(network, states, None, need - 1), TiledNetwork)
+
+
+def test_networks_that_cannot_be_tiled_restore_what_is_not_large() -> None:
+    class Plain(nn.Module):
+        def embed(self, t: Tensor) -> Tensor:
+            return t[:, None]
+
+    network = Plain()
+    assert suited(network, torch.empty(1, 3, 512, 512, device="meta"), None, 1) is network
+
+
+def test_the_tile_is_what_fits_or_what_is_given(caplog: pytest.LogCaptureFixture) -> None:
+    network = alive(width=64)
+    state = torch.empty(1, 3, 2000, 3000, device="meta")
+    sides = []
+    with caplog.at_level(logging.INFO, "refusion"):
+        for tile, free in ((None, 2**40), (None, 2**30), (None, 2**20), (700, 2**20), (10, 2**40)):
+            tiled = suited(network, state, tile, free)
+            assert isinstance(tiled, TiledNetwork)
+            sides.append(tiled.tiles.side)
+    assert sides == [
+        fitting(network.working_bytes, 2**31, 64),
+        fitting(network.working_bytes, 2**30, 64),
+        256,
+        700,
+        256,
+    ]
+    assert sides[0] > sides[1] > 256
+    assert caplog.messages[1] == f"state of 3000x2000: tiles of {sides[1]}, 1.0 GiB free"
