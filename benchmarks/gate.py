@@ -32,16 +32,18 @@ def main() -> None:
     recipe, pairs = sys.argv[1:3]
     steps = sys.argv[3] if len(sys.argv) > 3 else "500"
     loop = [f"codec_training.steps={steps}", f"codec_training.validate_every={steps}"]
-    print("| setting | reconstruction | kept | replaced | gain |\n|---|---|---|---|---|")
+    rows = ["| setting | reconstruction | kept | replaced | gain |", "|---|---|---|---|---|"]
     for name, changes in SETTINGS.items():
         described = load_yaml(recipe, [f"data.folder={pairs}", *loop, *PLAIN, *changes])
-        torch.manual_seed(described.codec_training.seed)
+        torch.manual_seed(described.training.seed)
         with tempfile.TemporaryDirectory() as folder:
             codec = described.build().codec
             train_codec(described, codec, Path(folder))
             gate = measured_gate(codec, Path(pairs) / "val")
         numbers = (gate.reconstruction, gate.kept, gate.replaced, gate.gain)
-        print("| " + " | ".join([name, *(f"{number:.2f}" for number in numbers)]) + " |", flush=True)
+        rows.append("| " + " | ".join([name, *(f"{number:.2f}" for number in numbers)]) + " |")
+        print(rows[-1], flush=True)
+    print("\n".join(rows))
 
 
 if __name__ == "__main__":

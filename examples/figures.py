@@ -1,6 +1,6 @@
 """Make every picture of the README and the docs anew: python examples/figures.py
 
-All photographs come with scikit-image; shadows on them are rendered.
+All photographs come with scikit-image; shadows and haze on them are rendered.
 """
 
 from pathlib import Path
@@ -11,6 +11,7 @@ from demo import cast_shadow, pavement
 from skimage import data
 
 import refusion
+from refusion.degradation import Haze
 from refusion.image import from_array
 from refusion.recipe import Process
 from refusion.restorer import noise_source
@@ -28,8 +29,44 @@ def save(name: str, pixels: np.ndarray) -> None:
     refusion.write(from_array(pixels.astype(np.float32).clip(0, 1)), IMAGES / name)
 
 
+def coloured(states: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    """States (b, c, h, w) as pictures (b, *size, 3): their three strongest components, enlarged."""
+    pixels = states.movedim(1, -1).flatten(0, 2)
+    pixels = pixels - pixels.mean(0)
+    colours = pixels @ torch.linalg.svd(pixels, full_matrices=False).Vh[:3].mT
+    colours = 0.5 + colours / (4 * colours.std(0))
+    maps = colours.reshape(len(states), *states.shape[-2:], 3).movedim(-1, 1)
+    large = torch.nn.functional.interpolate(maps, size, mode="nearest").movedim(1, -1)
+    return large.clamp(0, 1).numpy()
+
+
+@torch.inference_mode()
+def latents() -> None:
+    """What the latent holds, and what the skips do: rendered haze on two photographs."""
+    restore = refusion.load("dehazing", "cpu")
+    motorcycle, cup = data.stereo_motorcycle()[0][:400, :512] / 255, data.coffee()[:400, :512] / 255
+    clean = [from_array(z.astype(np.float32)).tensor() for z in (motorcycle, cup)]
+    haze = Haze(thin=1.2, thick=1.2, uneven=0.6)
+    hazy = [haze(z, np.random.default_rng(3)) for z in clean]
+    as_rows = [z.permute(1, 2, 0).numpy() for z in (*hazy, *clean)]
+    restored = restore(as_rows[0]).pixels
+    save("dehazed.jpg", row(as_rows[0], restored))
+    encoded = [restore.codec.encode(z[None]) for z in (*hazy, *clean)]
+    size = encoded[0].size
+    colours = coloured(torch.cat([encoded[0].mu, encoded[2].mu]), size)
+    save("latent.jpg", row(as_rows[0], colours[0], colours[1], as_rows[2]))
+
+    def decoded(latent: int, skips: int) -> np.ndarray:
+        picture = restore.codec.decode(encoded[latent].mu, encoded[skips].features, size)
+        return picture[0].permute(1, 2, 0).numpy()
+
+    save("latent-replaced.jpg", row(as_rows[0], decoded(2, 0), as_rows[2]))
+    save("latent-crossed.jpg", row(as_rows[2], as_rows[3], decoded(3, 2), decoded(2, 3)))
+
+
 def main() -> None:
     IMAGES.mkdir(exist_ok=True)
+    latents()
     restore = refusion.load("shadow-removal", "cpu")
     shadowed = cast_shadow(pavement())
     save("before-after.jpg", row(shadowed, restore(shadowed).pixels))

@@ -128,11 +128,20 @@ def test_memory_is_that_of_the_larger_stage() -> None:
 
 
 def test_frozen_weights_need_no_gradient() -> None:
-    """In the second stage the codec's are one copy; in the first they are five and are kept, too."""
+    """In the second stage the codec and its average are two copies; in the first all five, kept, too."""
     narrow, wide = (stages(8, 2048, width=width) for width in (8, 32))
-    assert wide.memory - narrow.memory == 4 * (wide.parameters - narrow.parameters)
+    assert wide.memory - narrow.memory == 8 * (wide.parameters - narrow.parameters)
     assert stages(8, 8, width=64).memory > 5 * 4 * (wide.parameters - narrow.parameters)
 
 
 def test_the_first_stage_of_a_codec_without_weights_costs_nothing() -> None:
     assert cost(recipe(codec_training__batch=512, codec_training__patch=[2048, 2048])) == cost(recipe())
+
+
+def test_a_tuned_decoder_keeps_what_decoding_needs_and_nothing_of_the_network() -> None:
+    sizes = {"data__patch": [256, 256], "codec_training__patch": [32, 32], "codec_training__batch": 1}
+    plain = cost(recipe(codec=LATENT, **sizes))
+    sizes["training__compare"] = "picture"
+    decoded, tuned = (cost(recipe(codec=LATENT, training__tune=z, **sizes)) for z in ("network", "decoder"))
+    assert max(plain.memory, tuned.memory) < decoded.memory
+    assert plain.macs == decoded.macs == tuned.macs

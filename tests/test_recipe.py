@@ -331,7 +331,7 @@ def test_a_wrong_value_is_named_with_its_key(key: str, value: object) -> None:
         ("codec", {**LATENT, "unshuffle": 0}, "unshuffle 0"),
         ("codec", {**LATENT, "multipliers": [10**9]}, "1000000000 is above"),
         ("codec", {**LATENT, "width": 10**9}, "1000000000 is above"),
-        ("codec", {**LATENT, "multipliers": [1025]}, "more than 1024 blocks"),
+        ("codec", {**LATENT, "multipliers": [1025]}, "multipliers sums to more than 1024"),
     ],
 )
 def test_what_a_part_refuses_is_an_error_of_the_recipe(key: str, value: object, expected: str) -> None:

@@ -9,10 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import refusion
 from refusion.checkpoint import bundled_models
+from refusion.data import Augment
 from refusion.image import from_array, write
+from refusion.recipe import Loop, parse
+from refusion.restorer import Sampling
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src" / "refusion").rglob("*.py"))
@@ -94,3 +98,17 @@ def test_the_demo_restores(
     said = capsys.readouterr().out
     before, after = (float(value) for value in re.findall(r"([\d.]+) dB", said))
     assert after > before + 3
+
+
+def test_the_training_page_shows_every_key() -> None:
+    """Those of the loop once, since both stages have them."""
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"^```yaml\n(task: my task.*?)^```", page, re.MULTILINE | re.DOTALL)
+    shown = yaml.safe_load(text)
+    whole = parse(shown, "docs").model_dump()
+    shown["codec_training"] = {**dict.fromkeys(Loop.model_fields), **shown["codec_training"]}
+    for part, values in whole.items():
+        if isinstance(values, dict):
+            assert shown[part].keys() == values.keys(), part
+    assert shown["data"]["augment"].keys() == Augment.__dataclass_fields__.keys()
+    assert shown["sampling"].keys() == Sampling.__dataclass_fields__.keys()

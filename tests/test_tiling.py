@@ -354,13 +354,14 @@ def test_small_states_are_whole_and_large_ones_are_tiled_whatever_is_free(free: 
     assert isinstance(suited(network, large, 4096, free), TiledNetwork)
 
 
-def test_between_them_memory_decides() -> None:
+def test_between_them_memory_decides_with_a_reserve_or_the_given_tile() -> None:
     network = alive()
     with torch.device("meta"):
         states = torch.empty(2, 3, 700, 700)
     need = 2 * 700 * 700 * network.working_bytes
-    assert suited(network, states, None, need) is network
-    assert isinstance(suited(network, states, None, need - 1), TiledNetwork)
+    assert suited(network, states, None, 2 * need) is network
+    assert isinstance(suited(network, states, None, 2 * need - 2), TiledNetwork)
+    assert isinstance(suited(network, states, 300, 2 * need), TiledNetwork)
 
 
 def test_networks_that_cannot_be_tiled_restore_what_is_not_large() -> None:

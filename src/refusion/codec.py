@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 Pictures = Float[Tensor, "b 3 h w"]
 States = Float[Tensor, "b channels state_h state_w"]
+Features = tuple[Tensor, ...]
 
 
 class Encoded(NamedTuple):
     """`mu` enters the diffusion; `features` are what `decode` adds to its result."""
 
     mu: States
-    features: tuple[Tensor, ...]
+    features: Features
     size: tuple[int, int]
     """Height and width that `decode` cuts its result to."""
 
@@ -41,7 +42,7 @@ class Codec(nn.Module, ABC):
     def encode(self, image: Pictures) -> Encoded: ...
 
     @abstractmethod
-    def decode(self, state: States, features: tuple[Tensor, ...], size: tuple[int, int]) -> Pictures: ...
+    def decode(self, state: States, features: Features, size: tuple[int, int]) -> Pictures: ...
 
     def tiled(self, tile: int) -> "Codec":
         """The same codec in the memory of tiles of so many pixels, for one restoration.
@@ -81,7 +82,7 @@ class Pixels(Codec):
         padded = F.pad(image, padding, mode="replicate")
         return Encoded(F.pixel_unshuffle(padded, self.factor), (), (height, width))
 
-    def decode(self, state: States, features: tuple[Tensor, ...], size: tuple[int, int]) -> Pictures:
+    def decode(self, state: States, features: Features, size: tuple[int, int]) -> Pictures:
         height, width = size
         return F.pixel_shuffle(state, self.factor)[..., :height, :width]
 
@@ -121,7 +122,7 @@ class Pyramid(Codec):
         details = light - _enlarge(reduced, (height, width))
         return Encoded(self.pixels.encode(reduced).mu, (details,), small)
 
-    def decode(self, state: States, features: tuple[Tensor, ...], size: tuple[int, int]) -> Pictures:
+    def decode(self, state: States, features: Features, size: tuple[int, int]) -> Pictures:
         (details,) = features
         reduced = self.pixels.decode(state, (), size)
         light = _enlarge(reduced, (details.shape[-2], details.shape[-1])) + details

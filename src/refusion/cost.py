@@ -32,24 +32,35 @@ class Cost:
 def cost(recipe: Recipe) -> Cost:
     """Count a training step of each stage of a recipe; its memory is that of the larger one.
 
-    Memory is that of the weights, of the trained ones' gradient, two moments and average, and of what
-    the backward pass keeps; libraries and the pictures come on top.
+    Memory is that of the weights and their average, of the trained ones' gradient and two moments, and
+    of what the backward pass keeps; libraries and the pictures come on top.
     """
     first, second = recipe.codec_training, recipe.training
     with torch.device("meta"):
         restorer = recipe.build()
         codec, network = restorer.codec, restorer.network
-        weights = [sum(p.numel() for p in module.parameters()) for module in (codec, network)]
         pictures, drop = torch.zeros(first.batch, 3, *first.patch), torch.zeros(first.batch, dtype=torch.bool)
         _, kept_first = _count(
             first, lambda: replacing_loss(codec.encode, codec.decode, pictures, pictures, drop, 1.0, 1.0)
         )
         pictures = torch.zeros(second.batch, 3, *recipe.data.patch)
+        codec.requires_grad_(False)
+        encoded = codec.encode(pictures)
         codec_macs, _ = _count(second, lambda: codec.decode(*codec.encode(pictures)))
-        mu = codec.encode(pictures).mu
-        macs, kept_second = _count(second, lambda: network(mu, mu, torch.zeros(second.batch)))
-    stages = (weights[0] * 4 * 5 + kept_first, weights[0] * 4 + weights[1] * 4 * 5 + kept_second)
-    return Cost(sum(weights), macs, codec_macs, max(stages))
+        mu, t = encoded.mu, torch.zeros(second.batch)
+        macs, kept_second = _count(second, lambda: network(mu, mu, t))
+        trained = list(network.parameters())
+        if second.tune == "decoder":
+            network.requires_grad_(False)
+            trained = list(codec.decoding())
+            for weight in trained:
+                weight.requires_grad_(True)
+        if second.compare == "picture":
+            _, kept_second = _count(second, lambda: codec.decode(network(mu, mu, t), *encoded[1:]))
+    inside, outside = (sum(p.numel() for p in module.parameters()) for module in (codec, network))
+    learning = sum(p.numel() for p in trained)
+    stages = (4 * 5 * inside + kept_first, 4 * (2 * (inside + outside) + 3 * learning) + kept_second)
+    return Cost(inside + outside, macs, codec_macs, max(stages))
 
 
 def _count(loop: Loop, work: Callable[[], object]) -> tuple[int, int]:

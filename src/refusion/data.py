@@ -97,7 +97,7 @@ class Augment:
             the exponent of lq / gt.
         borrow: probability that lq / gt comes from another pair, so that a shadow or veil falls on a
             scene that it was never seen on.
-        scene: probability that a borrowed degradation falls on a picture of `scenes`.
+        scene: probability that what is borrowed or synthetic falls on a picture of `scenes`.
         clean: probability that there is nothing to restore: both pictures are the clean one.
         synthetic: probability that a clean picture, of the pairs or of `scenes`, is degraded by the
             recipe's `degradation`.

@@ -35,8 +35,8 @@ class Haze:
 
     Args:
         name: what a recipe calls it.
-        thin, thick: range of the optical depth at the farthest point.
-        uneven: largest change of the density over the picture, in powers of e.
+        thin, thick: range of the optical depth at the farthest point, where the density is average.
+        uneven: largest density above, and smallest below the average, as powers of e.
         dim: darkest airlight A; the brightest is 1.
         tint: largest deviation of one colour channel of A from grey.
 

@@ -13,9 +13,7 @@ from refusion.codec import Codec
 from refusion.data import Pair
 from refusion.image import Image
 from refusion.metrics import luma, psnr, ssim
-from refusion.restorer import Restorer
-
-GATE_TILE = 1024
+from refusion.restorer import Restorer, suited_codec
 
 
 @dataclass(frozen=True)
@@ -103,10 +101,11 @@ def replace_latent(codec: Codec, pair: Pair) -> tuple[Gate, Image]:
     """Decode both states of a pair with the degraded picture's features: how good, and the replaced one."""
     lq, gt = pair.read()
     device = next(codec.parameters()).device
-    tiled = codec.tiled(GATE_TILE)
-    degraded, clean = (tiled.encode(z.tensor()[None].to(device)) for z in (lq, gt))
+    pictures = [z.tensor()[None].to(device) for z in (lq, gt)]
+    fitted = suited_codec(codec, pictures[0])
+    degraded, clean = (fitted.encode(z) for z in pictures)
     kept, replaced = (
-        lq.with_pixels(tiled.decode(mu, degraded.features, degraded.size)[0].clamp(0, 1))
+        lq.with_pixels(fitted.decode(mu, degraded.features, degraded.size)[0].clamp(0, 1))
         for mu in (degraded.mu, clean.mu)
     )
     return Gate(score(kept, lq).psnr, score(replaced, gt).psnr, score(kept, gt).psnr), replaced

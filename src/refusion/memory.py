@@ -1,5 +1,6 @@
 """How much memory is free where the work is done."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,9 @@ def free_memory(device: torch.device) -> int:
 
 def _left_in_containers() -> Iterator[int]:
     """What is left in each control group of Linux that limits this process, of either version."""
-    lines = MEMBERSHIP.read_text().splitlines() if MEMBERSHIP.exists() else []
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
+        lines = MEMBERSHIP.read_text().splitlines()
     for line in lines:
         _, kinds, path = line.split(":", 2)
         names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
@@ -33,8 +36,9 @@ def _left_in_containers() -> Iterator[int]:
             continue
         group = root / path.strip("/")
         for place in (group, *group.parents):
-            if place.is_relative_to(root) and (place / names[0]).exists():
-                yield from _left(place, *names)
+            with contextlib.suppress(OSError, ValueError):  # not every container lets its limits be read
+                if place.is_relative_to(root) and (place / names[0]).exists():
+                    yield from _left(place, *names)
 
 
 def _left(group: Path, limit: str, used: str, cached: str) -> Iterator[int]:

@@ -57,8 +57,8 @@ def replacing_loss(
 ) -> Float[Tensor, ""]:
     """What a codec with weights minimises: reconstruction, latent replacing, and tame latents.
 
-    |D(L_lq, H_lq) - lq| + replacing |D(L_gt, H_lq) - gt| + regular (|mean L - mean lq| +
-    |std L - std lq / 2|), where (L, H) = E(picture) are state and features (Refusion, section 3.4).
+    L1(D(L_lq, H_lq), lq) + replacing L1(D(L_gt, H_lq), gt) + regular (L1(mean L, mean lq) +
+    L1(std L, std lq / 2)), where (L, H) = E(picture) are state and features (Refusion, section 3.4).
     The second term teaches the decoder to take from the state what tells degraded from clean.
 
     Args:

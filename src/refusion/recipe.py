@@ -154,6 +154,11 @@ class Loop(_Settings):
     workers: Annotated[int, Field(ge=0)] = 1
     seed: int = 0
 
+    @property
+    def validated_every(self) -> int:
+        """Optimizer steps between validations; a shorter run is validated at its end."""
+        return min(self.validate_every, self.steps)
+
 
 class CodecTraining(Loop):
     """The first stage: training of a codec that has weights (see `refusion.objective.replacing_loss`).
@@ -183,8 +188,8 @@ class Training(Loop):
         compare: what the loss compares, see `refusion.objective`.
         terminal: probability that a sample is trained at t = T instead of a uniform t; the first
             step of sampling is always taken there.
-        tune: "network" alone, or with it the weights with which the codec decodes: "decoder", which
-            needs `compare` to be "picture".
+        tune: what is trained: "network", or "decoder", the weights with which the codec decodes what
+            the network estimates, which needs `compare` to be "picture".
         release: how the released weights are stored; "float16" halves the file.
     """
 
@@ -262,8 +267,8 @@ def _build(table: Mapping[str, Any], settings: BaseModel, **derived: Any) -> Any
     flat = [n for v in values.values() for n in (v if isinstance(v, tuple) else (v,))]
     if too_large := [n for n in flat if n is not None and n > LARGEST]:
         raise ValueError(f"a size of {max(too_large)} is above {LARGEST}")
-    if any(sum(v) > MOST_BLOCKS for v in values.values() if isinstance(v, tuple)):
-        raise ValueError(f"a network of more than {MOST_BLOCKS} blocks")
+    if long := [key for key, v in values.items() if isinstance(v, tuple) and sum(v) > MOST_BLOCKS]:
+        raise ValueError(f"{long[0]} sums to more than {MOST_BLOCKS}")
     return table[settings.model_dump()["name"]](**values, **derived)
 
 

@@ -43,7 +43,7 @@ class Sampling:
         eta: 0 (deterministic) ... 1 (posterior); only "posterior" has this dial.
         seed: of all noise.
         tile: side in pixels of the tiles in which a large picture is restored; by default what free
-            memory allows. The result does not depend on it.
+            memory allows.
 
     Raises:
         ValueError: an unknown name, steps below 1, eta outside [0, 1] or given to another sampler,
@@ -165,21 +165,11 @@ class Restorer:
 
     @torch.inference_mode()
     def _ready(self, lq: Float[Tensor, "b 3 h w"], settings: Sampling) -> _Ready:
-        codec = self._suited_codec(lq, settings.tile)
+        codec = suited_codec(self.codec, lq, settings.tile)
         encoded = codec.encode(lq)
         reduced = max(encoded.mu.shape[-2:]) / max(lq.shape[-2:])
         tile = settings.tile and round(settings.tile * reduced)
         return _Ready(codec, encoded, suited(self.network, encoded.mu, tile, free_memory(self.device)))
-
-    def _suited_codec(self, lq: Float[Tensor, "b 3 h w"], tile: int | None) -> Codec:
-        """The codec, in tiles if the pictures take more memory than one tile of that many pixels."""
-        batch, _, height, width = lq.shape
-        free = free_memory(self.device)
-        side = tile or max(SMALLEST, fitting(batch * self.codec.working_bytes, free))
-        codec = self.codec if height * width <= side**2 else self.codec.tiled(side)
-        if codec is not self.codec:
-            log.info("%dx%d: tiles of %d pixels, %.1f GiB free", width, height, side, free / 2**30)
-        return codec
 
     def _restored(self, ready: _Ready, settings: Sampling) -> Float[Tensor, "b 3 h w"]:
         return self._decode(deque(self._walk(ready, settings), maxlen=1).pop(), ready)
@@ -209,6 +199,21 @@ class Restorer:
             return x0.clamp(*self.codec.bounds) if self.codec.bounds else x0
 
         return denoise
+
+
+def suited_codec(codec: Codec, pictures: Float[Tensor, "b 3 h w"], tile: int | None = None) -> Codec:
+    """The codec, in tiles if the pictures take more memory than one tile of that many pixels.
+
+    Args:
+        tile: side of the tiles in pixels; by default what free memory allows.
+    """
+    batch, _, height, width = pictures.shape
+    free = free_memory(pictures.device)
+    side = tile or max(SMALLEST, fitting(batch * codec.working_bytes, free))
+    chosen = codec if height * width <= side**2 else codec.tiled(side)
+    if chosen is not codec:
+        log.info("%dx%d: tiles of %d pixels, %.1f GiB free", width, height, side, free / 2**30)
+    return chosen
 
 
 def noise_source(like: Batch, seed: int) -> Draw:

@@ -18,7 +18,7 @@ Pool = Callable[[Tensor], Tensor]
 
 LARGEST_WHOLE = 2**19
 """Positions of a state above which a network always sees it in tiles, however much memory there is, so
-that a picture's result is the same everywhere. So many has the latent of 33 megapixels reduced 8 times."""
+that its result is the same on every machine. So many has the latent of 33 megapixels reduced 8 times."""
 LARGEST_MARGIN = 64
 """Positions. What is further away could reach a window through the deepest blocks, but does not count: with
 the bundled model, which reaches 55, a margin of 24 errs by up to 6e-3, 32 by 3e-4, 40 by 2e-5, 48 by 5e-7."""
@@ -142,7 +142,7 @@ class Tiles:
 
 def lacks_memory(error: BaseException) -> bool:
     """Whether an allocator said no: Python's, CUDA's, Apple's, or the CPU's on Linux or Windows."""
-    said = ("can't allocate memory", "not enough memory", "out of memory")
+    said = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
     kinds = (MemoryError, torch.OutOfMemoryError)
     return isinstance(error, kinds) or any(words in str(error) for words in said)
 
@@ -249,7 +249,8 @@ def suited(network: nn.Module, states: Float[Tensor, "b c h w"], tile: int | Non
     positions = height * width
     if positions <= PATCHES * PATCH**2:  # the patches would need as much memory
         return whole
-    if positions <= LARGEST_WHOLE and batch * positions * whole.working_bytes <= free:
+    fits = positions <= LARGEST_WHOLE and batch * positions * whole.working_bytes <= free // 2
+    if tile is None and fits:
         return whole
     side = max(SMALLEST_OF_STATE, tile or fitting(whole.working_bytes, free, LARGEST_MARGIN))
     log.info("state of %dx%d: tiles of %d, %.1f GiB free", width, height, side, free / 2**30)

@@ -184,7 +184,7 @@ class Stage(lightning.LightningModule, ABC):
             f"going on from {Path(path).name}",
             stacklevel=2,
         )
-        saved = torch.load(path, weights_only=True, map_location=self.device)
+        saved = torch.load(self.out / Path(path).name, weights_only=True, map_location=self.device)
         self.load_state_dict(saved["state_dict"])
         self.trainer.optimizers[0].load_state_dict(saved["optimizer_states"][0])
 
@@ -227,12 +227,16 @@ class Parts(nn.Module):
         self.network: nn.Module = network
         self.codec: Codec = codec
 
+    def trained(self, tune: str) -> Iterator[nn.Parameter]:
+        """The weights that `training.tune` names."""
+        yield from self.codec.decoding() if tune == "decoder" else self.network.parameters()
+
 
 class Diffusion(Stage):
     """The second, or only, stage: the network, on what a codec makes of pictures.
 
     Args:
-        restorer: the model; its network is what is trained, and if the recipe says so its decoder.
+        restorer: the model; its network is what is trained, or if the recipe says so its decoder.
         gate: what is known of its codec and goes into the card.
     """
 
@@ -240,11 +244,10 @@ class Diffusion(Stage):
     ema: Parts
 
     def __init__(self, restorer: Restorer, recipe: Recipe, out: Path, gate: dict[str, float]) -> None:
-        restorer.codec.requires_grad_(False)
-        if recipe.training.tune == "decoder":
-            for weight in restorer.codec.decoding():
-                weight.requires_grad_(True)
-        super().__init__(Parts(restorer.network, restorer.codec), recipe.training, recipe, out)
+        parts = Parts(restorer.network, restorer.codec).requires_grad_(False)
+        for weight in parts.trained(recipe.training.tune):
+            weight.requires_grad_(True)
+        super().__init__(parts, recipe.training, recipe, out)
         self.restorer = replace(restorer, network=self.ema.network, codec=self.ema.codec)
         self.gate = gate
 
@@ -341,8 +344,8 @@ class Newest(Callback):
     ) -> None:
         step, training = trainer.global_step, self.training
         stepped = (batch_idx + 1) % training.accumulate == 0
-        due = step % training.save_every == 0 or step % training.validate_every == 1
-        if stepped and due and step % training.validate_every:
+        due = step % training.save_every == 0 or step % training.validated_every == 1
+        if stepped and due and step % training.validated_every:
             trainer.save_checkpoint(self.path)
 
 
@@ -366,7 +369,7 @@ def train(
         RefusionError: the run diverged before its first validation.
     """
     for name, loop in (("codec_training", recipe.codec_training), ("training", recipe.training)):
-        if loop.steps > loop.validate_every and loop.steps % loop.validate_every:
+        if loop.steps % loop.validated_every:
             multiple = f"no multiple of validate_every {loop.validate_every}"
             raise RecipeError(f"{name}.steps {loop.steps} is {multiple}: the end is lost")
     begun = _beginning(recipe, start) if start else None
@@ -376,12 +379,13 @@ def train(
     restorer = recipe.build()
     if begun is not None:
         restorer.network.load_state_dict(begun.network.state_dict())
-        restorer.codec.load_state_dict(begun.codec.state_dict())
     gate = {}
     if any(True for _ in restorer.codec.parameters()):
-        if begun is None:
-            train_codec(recipe, restorer.codec, out / "codec", devices, nodes)
-        gate = _prefixed(_passed_gate(recipe, restorer.codec, out))
+        if begun is not None:
+            _keep_codec(begun.codec, out / "codec")
+        train_codec(recipe, restorer.codec, out / "codec", devices, nodes)
+        passed = _passed_gate(recipe, restorer.codec, out)
+        gate = _prefixed(passed) if recipe.training.tune == "network" else {}  # of the codec that is released
     _fit(Diffusion(restorer, recipe, out, gate), devices, nodes)
     return out / checkpoint.MODEL
 
@@ -394,16 +398,23 @@ def train_codec(recipe: Recipe, codec: Codec, out: Path, devices: int | None = N
         trainer = _fit(stage, devices, nodes)
         keeper = trainer.checkpoint_callback
         assert isinstance(keeper, ModelCheckpoint)
-        best = torch.load(keeper.best_model_path, weights_only=True, map_location="cpu")
+        path = out / Path(keeper.best_model_path).name  # the folder may have moved
+        best = torch.load(path, weights_only=True, map_location="cpu")
         stage.load_state_dict(best["state_dict"])
         samples = stage.samples(find_pairs(Path(recipe.data.folder) / "train"), [])
         stage.ema.cpu().calibrate(z[None] for i in range(STATISTICS) for z in samples[i][:2])
         if trainer.is_global_zero:
-            tensors = {name: value.contiguous() for name, value in stage.ema.state_dict().items()}
-            with atomic(file) as part:
-                part.write_bytes(serialize(tensors))
+            _keep_codec(stage.ema, out)
         trainer.strategy.barrier()
     codec.load_state_dict(load_file(file))
+
+
+def _keep_codec(codec: Codec, out: Path) -> None:
+    """Write what ends the first stage."""
+    out.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.contiguous() for name, value in codec.state_dict().items()}
+    with atomic(out / CODEC) as part:
+        part.write_bytes(serialize(tensors))
 
 
 def measured_gate(codec: Codec, folder: Path) -> Gate:
@@ -413,13 +424,14 @@ def measured_gate(codec: Codec, folder: Path) -> Gate:
 
 def _passed_gate(recipe: Recipe, codec: Codec, out: Path) -> Gate:
     """The gate on the validation pairs, or an error if the second stage could restore nothing."""
-    gate = measured_gate(codec, Path(recipe.data.folder) / "val")
+    gate = measured_gate(codec.to(checkpoint.best_device()), Path(recipe.data.folder) / "val")
     rank_zero_only(print)(f"{out}: {gate}")
     if gate.gain < recipe.codec_training.gate:
         raise RefusionError(
             f"{out}: {gate}. That gains {gate.gain:.2f} dB, and codec_training.gate asks for "
             f"{recipe.codec_training.gate:g}: the decoder ignores the latent, and diffusing it would "
-            "restore nothing. Train the codec longer, with skip_dropout, more replacing, or fewer codec.skips"
+            "restore nothing. In another folder train the codec longer, with skip_dropout, more replacing or "
+            "fewer codec.skips; or lower the gate"
         )
     return gate
 
@@ -477,7 +489,7 @@ def _trainer(
         num_nodes=nodes,
         precision="bf16-mixed" if training.precision == "bf16" else "32-true",
         accumulate_grad_batches=training.accumulate,
-        val_check_interval=min(training.validate_every, training.steps) * training.accumulate,
+        val_check_interval=training.validated_every * training.accumulate,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
@@ -512,6 +524,7 @@ def _claim(out: Path, recipe: Recipe) -> None:
         return
     earlier, now = (dict(_flat(r.model_dump())) for r in (load_yaml(note), recipe))
     keys = dict.fromkeys([*now, *earlier])  # a part may have other keys, or be gone
+    keys.pop("codec_training.gate")  # changes no weights
     changed = [f"{k} {earlier.get(k)} -> {now.get(k)}" for k in keys if earlier.get(k) != now.get(k)]
     if changed:
         raise RecipeError(f"{out} holds a run with other values ({'; '.join(changed)}): give another folder")

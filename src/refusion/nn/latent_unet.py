@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from refusion.codec import Codec, Encoded, Pictures, States
+from refusion.codec import Codec, Encoded, Features, Pictures, States
 from refusion.nn.layers import LinearAttention, PreNorm, ResBlock, Residual, reflect
 from refusion.tiling import SMALLEST, Tiles, Window
 
-Features = tuple[Tensor, ...]
+MOST_LEVELS = 8
 
 
 class Down(nn.ModuleList):
@@ -48,8 +48,8 @@ class LatentUNet(Codec):
         skips: levels, from the picture on, whose features reach the decoder; by default all.
         attention: linear attention at the deepest level, as in the published networks.
 
-    The published shapes are dehazing (8, 8, (4, 8, 8, 16), attention=True), which reduces 8 times, and
-    bokeh (4, 64, (1, 2, 4), attention=True), which reduces 4 times.
+    The published shapes are (8, 8, (4, 8, 8, 16), unshuffle=1, attention=True) of dehazing, which reduces
+    8 times, and (4, 64, (1, 2, 4), unshuffle=1, attention=True) of bokeh, which reduces 4 times.
     """
 
     bounds = None
@@ -73,6 +73,8 @@ class LatentUNet(Codec):
             )
         if skips is not None and not 0 <= skips <= len(multipliers):
             raise ValueError(f"skips is {skips}: give 0 to {len(multipliers)}, the number of levels")
+        if len(multipliers) > MOST_LEVELS:
+            raise ValueError(f"multipliers has {len(multipliers)} levels: give at most {MOST_LEVELS}")
         widths = [width, *(width * m for m in multipliers)]
         depth = len(multipliers)
         self.channels = latent_channels
@@ -114,13 +116,13 @@ class LatentUNet(Codec):
         return Encoded(self.normalised(latent), features, (image.shape[-2], image.shape[-1]))
 
     def decode(self, state: States, features: Features, size: tuple[int, int]) -> Pictures:
-        return self.picture(self.restored(state), features, size)
+        return self.picture(self.denormalised(state), features, size)
 
     def normalised(self, latent: States) -> States:
         """The state of a latent."""
         return 0.5 + 0.25 * (latent - self.latent_mean) / self.latent_std
 
-    def restored(self, state: States) -> States:
+    def denormalised(self, state: States) -> States:
         """The latent of a state."""
         return self.latent_mean + self.latent_std * (state - 0.5) / 0.25
 
@@ -137,7 +139,7 @@ class LatentUNet(Codec):
         latents = [self.latent(picture)[0].transpose(0, 1).flatten(1).double() for picture in pictures]
         std, mean = torch.std_mean(torch.cat(latents, dim=1), dim=1)
         self.latent_mean.copy_(mean[:, None, None])
-        self.latent_std.copy_(std[:, None, None])
+        self.latent_std.copy_(std[:, None, None].clamp(min=1e-3))  # of a channel that never varies
 
     def latent(self, image: Pictures) -> tuple[States, Features]:
         """The latent as the network makes it, before its normalisation, and the features."""
@@ -232,7 +234,7 @@ class Tiled(Codec):
 
     def decode(self, state: States, features: Features, size: tuple[int, int]) -> Pictures:
         whole, (padded, *inner) = self.whole, features
-        deepest, _ = whole.rise(whole.restored(state), tuple(inner))
+        deepest, _ = whole.rise(whole.denormalised(state), tuple(inner))
         output = torch.empty_like(padded)
 
         def work(rows: Window, columns: Window) -> None:
