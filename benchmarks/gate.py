@@ -24,7 +24,6 @@ SETTINGS = {
     "skips at the first level only": ["codec.skips=1"],
     "no skips": ["codec.skips=0"],
     "4 latent channels": ["codec.latent_channels=4"],
-    "linear attention": ["codec.attention=true"],
 }
 
 
