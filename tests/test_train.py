@@ -23,8 +23,9 @@ from refusion.data import TrainingSamples, find_pairs
 from refusion.errors import DataError, RecipeError, RefusionError
 from refusion.evaluate import evaluate, mean_scores, replace_latent
 from refusion.image import from_array, write
+from refusion.loop import AtomicIO, make_optimizer, rate_factor
 from refusion.recipe import Recipe, Training, parse
-from refusion.train import AtomicIO, make_optimizer, rate_factor, train
+from refusion.train import train
 from tiny import SMALLEST
 
 TINY: dict[str, Any] = {
