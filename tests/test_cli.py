@@ -467,7 +467,8 @@ def test_training_without_its_libraries_says_what_to_install(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("tiny.yaml").write_text(yaml.safe_dump(TINY))
-    monkeypatch.delitem(sys.modules, "refusion.train", raising=False)
+    for name in ("refusion.train", "refusion.loop"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "lightning", None)
     one_line(run("train", "tiny.yaml"), "pip install 'refusion[train]'")
 
