@@ -16,7 +16,7 @@ from refusion.train import measured_gate, train_codec
 
 PLAIN = ["codec.skips=null", "codec_training.skip_dropout=0"]
 SETTINGS = {
-    "as published": [],
+    "all skips, published weights": [],
     "no replacing": ["codec_training.replacing=0"],
     "replacing weighs 4": ["codec_training.replacing=4"],
     "LQ and GT never swapped": ["codec_training.swap=0"],
