@@ -47,12 +47,17 @@ def save(
     nowhere = recipe.data.model_copy(update={"folder": "", "scenes": ()})
     public = recipe.model_copy(update={"data": nowhere, "card": Card()})
     content = {"format": FORMAT, "recipe": public.model_dump(mode="json"), "card": card.model_dump()}
-    tensors = {
-        name: value.to("cpu", dtype).contiguous() for name, value in _modules(restorer).state_dict().items()
-    }
+    write_weights(path, _modules(restorer), dtype, {"refusion": json.dumps(content)})
+
+
+def write_weights(
+    path: Path, module: nn.Module, dtype: torch.dtype = torch.float32, metadata: dict[str, str] | None = None
+) -> None:
+    """Write a module's state as a safetensors file, whole or not at all."""
+    tensors = {name: value.to("cpu", dtype).contiguous() for name, value in module.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as part:
-        part.write_bytes(serialize(tensors, {"refusion": json.dumps(content)}))
+        part.write_bytes(serialize(tensors, metadata))
 
 
 def read_header(path: Path) -> Header:

@@ -9,7 +9,6 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import load_file
-from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from refusion import checkpoint
@@ -164,7 +163,7 @@ def train(
     gate = {}
     if any(True for _ in restorer.codec.parameters()):
         if begun is not None:
-            _keep_codec(begun.codec, out / "codec")
+            checkpoint.write_weights(out / "codec" / CODEC, begun.codec)
         train_codec(recipe, restorer.codec, out / "codec", devices, nodes)
         passed = _passed_gate(recipe, restorer.codec, out)
         gate = _prefixed(passed) if recipe.training.tune == "network" else {}  # of the codec that is released
@@ -186,17 +185,9 @@ def train_codec(recipe: Recipe, codec: Codec, out: Path, devices: int | None = N
         samples = stage.samples(find_pairs(Path(recipe.data.folder) / "train"), [])
         stage.ema.cpu().calibrate(z[None] for i in range(STATISTICS) for z in samples[i][:2])
         if trainer.is_global_zero:
-            _keep_codec(stage.ema, out)
+            checkpoint.write_weights(file, stage.ema)
         trainer.strategy.barrier()
     codec.load_state_dict(load_file(file))
-
-
-def _keep_codec(codec: Codec, out: Path) -> None:
-    """Write what ends the first stage."""
-    out.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.contiguous() for name, value in codec.state_dict().items()}
-    with atomic(out / CODEC) as part:
-        part.write_bytes(serialize(tensors))
 
 
 def measured_gate(codec: Codec, folder: Path) -> Gate:
