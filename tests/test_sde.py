@@ -39,7 +39,7 @@ def kernel(sde: MeanRevertingSDE, t: int, r: int) -> tuple[Tensor, Tensor]:
 def test_the_marginal_at_r_moved_on_to_t_is_the_marginal_at_t(name: str, step: tuple[int, int]) -> None:
     sde, (t, r) = PROCESSES[name], step
     factor, variance = kernel(sde, t, r)
-    torch.testing.assert_close(sde.alpha(r, DOT) * factor, sde.alpha(t, DOT))
+    torch.testing.assert_close(sde.signal(r, DOT) * factor, sde.signal(t, DOT))
     moved = sde.std(r, DOT) ** 2 * factor**2 + variance
     torch.testing.assert_close(moved, sde.std(t, DOT) ** 2, rtol=1e-10, atol=1e-14)
 
@@ -124,7 +124,7 @@ def test_the_posterior_is_bayes_rule(name: str, step: tuple[int, int]) -> None:
     precision = 1 / prior + factor**2 / variance
     torch.testing.assert_close(std**2, 1 / precision, rtol=1e-9, atol=0)
     torch.testing.assert_close(w_t, factor / variance / precision, rtol=1e-9, atol=0)
-    torch.testing.assert_close(w_0, sde.alpha(r, DOT) / prior / precision, rtol=1e-9, atol=0)
+    torch.testing.assert_close(w_0, sde.signal(r, DOT) / prior / precision, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -33,7 +33,7 @@ def scheduler_rule(scheduler: Any) -> Rule:
                 f"the scheduler's timesteps lack {step.t - 1}: give it those of the walk, less 1"
             )
         unit = step.sde.noise_level
-        alpha = step.sde.alpha(step.t, step.mu)
+        alpha = step.sde.signal(step.t, step.mu)
         clean, noise = (step.x0 - step.mu) / unit, step.noise
         outputs = {
             "sample": clean,

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from refusion.prediction import Prediction
-from refusion.sde import Batch, MeanRevertingSDE
+from refusion.sde import SDE, Batch
 
 Compare = Literal["output", "reverse-mean", "picture"]
 Features = tuple[Tensor, ...]
@@ -15,7 +15,7 @@ Features = tuple[Tensor, ...]
 
 def diffusion_loss(
     network: Callable[[Batch, Batch, Tensor], Tensor],
-    sde: MeanRevertingSDE,
+    sde: SDE,
     prediction: Prediction,
     x0: Batch,
     mu: Batch,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from refusion.sde import Batch, Draw, MeanRevertingSDE
+from refusion.sde import SDE, Batch, Draw
 
 Denoise = Callable[[Batch, int], Batch]
 """(x_t, t) -> an estimate of x0."""
@@ -19,7 +19,7 @@ Denoise = Callable[[Batch, int], Batch]
 class Step:
     """All that a rule may look at to go from the state x at time t to time r < t."""
 
-    sde: MeanRevertingSDE
+    sde: SDE
     mu: Batch
     x: Batch
     t: int
@@ -50,9 +50,9 @@ Rule = Callable[[Step], Batch]
 
 
 def sample(
-    denoise: Denoise, sde: MeanRevertingSDE, x: Batch, mu: Batch, times: Sequence[int], rule: Rule, draw: Draw
+    denoise: Denoise, sde: SDE, x: Batch, mu: Batch, times: Sequence[int], rule: Rule, draw: Draw
 ) -> Iterator[State]:
-    """Walk from x at times[0], usually `sde.prior(mu, draw())` at T, down to times[-1], usually 0."""
+    """Walk from x at times[0], where `sde.begin` puts it, down to times[-1], usually 0."""
     past: list[tuple[int, Batch]] = []
     for t, r in pairwise(times):
         past = [(t, denoise(x, t)), *past[:2]]
@@ -74,7 +74,7 @@ def posterior(eta: float = 1.0) -> Rule:
             return step.x0
         sde, mu, r = step.sde, step.mu, step.r
         rho = eta * sde.posterior(step.t, r, mu)[2]
-        y = sde.alpha(r, mu) * (step.x0 - mu) + torch.sqrt(sde.std(r, mu) ** 2 - rho**2) * step.noise
+        y = sde.signal(r, mu) * (step.x0 - mu) + torch.sqrt(sde.std(r, mu) ** 2 - rho**2) * step.noise
         return mu + (y + rho * step.draw() if eta else y)
 
     return rule
@@ -94,8 +94,8 @@ def exponential(order: int = 2, stochastic: bool = False) -> Rule:
     def rule(step: Step) -> Batch:
         if step.r == 0:
             return step.x0
-        alpha, s = step.sde.alphas, step.sde.stds
-        snr = torch.log(alpha / s).tolist()
+        signal, s = step.sde.signals, step.sde.stds
+        snr = torch.log(signal / s).tolist()
         h = snr[step.r] - snr[step.t]
         # i_k: the integral of speed exp(speed (tau - h)) tau^k over tau = 0 ... h
         i0 = -math.expm1(-speed * h)
@@ -108,7 +108,7 @@ def exponential(order: int = 2, stochastic: bool = False) -> Rule:
         if len(slopes) > 1:
             y_0 = y_0 + (i2 + gaps[0] * i1) * (slopes[0] - slopes[1]) / sum(gaps)
         keep = float(s[step.r] / s[step.t]) * math.exp(-(speed - 1) * h)
-        y = keep * (step.x - step.mu) + float(alpha[step.r]) * y_0
+        y = keep * (step.x - step.mu) + float(signal[step.r]) * y_0
         if stochastic:
             y = y + float(s[step.r]) * math.sqrt(-math.expm1(-2 * h)) * step.draw()
         return step.mu + y
@@ -124,11 +124,11 @@ def euler_maruyama(stochastic: bool = True) -> Rule:
     """
 
     def rule(step: Step) -> Batch:
-        sde, mu = step.sde, step.mu
-        rate = sde.rate(step.t, step.r, mu)
-        variance = 2 * sde.noise_level**2 * rate
-        score = -step.noise / sde.std(step.t, mu)
-        kick = variance * score - torch.sqrt(variance) * step.draw() if stochastic else variance / 2 * score
-        return step.x + rate * (step.x - mu) + kick
+        grow, kick = step.sde.euler(step.t, step.r, step.mu, stochastic)
+        x = step.mu + grow * (step.x - step.mu) - kick * step.noise
+        if not stochastic:
+            return x
+        rate = step.sde.rate(step.t, step.r, step.mu)
+        return x - step.sde.noise_level * torch.sqrt(2 * rate) * step.draw()
 
     return rule

@@ -43,11 +43,17 @@ def make_alphas(rates: Table, delta: float = 0.005) -> Table:
     return torch.exp(math.log(delta) * integral / integral[-1])
 
 
-def timesteps(total: int, steps: int) -> list[int]:
-    """`steps` + 1 evenly spaced training times from `total` down to 0: what a sampler walks.
+def timesteps(total: int, steps: int, first: int | None = None) -> list[int]:
+    """`steps` + 1 evenly spaced training times down to 0: what a sampler walks.
+
+    Args:
+        total: T.
+        first: where the walk begins, by default at T; nearer to 0 than `steps`, it takes fewer.
 
     Raises ValueError for fewer than 1 or more than `total` steps: a network knows its own times only.
     """
     if not 1 <= steps <= total:
         raise ValueError(f"steps is {steps}: this model was trained with {total}, give 1 to {total}")
-    return [round(total * (steps - i) / steps) for i in range(steps + 1)]
+    first = total if first is None else first
+    count = min(steps, first)
+    return [round(first * (count - i) / count) for i in range(count + 1)]

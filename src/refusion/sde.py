@@ -1,11 +1,15 @@
-"""The mean-reverting SDE dx = theta_t (mu - x) dt + sigma_t dw (IR-SDE, arXiv 2301.11699).
+"""The mean-reverting SDE dx = theta_t (mu - x) dt + sigma_t dw (IR-SDE, arXiv 2301.11699), and its twin
+for Gaussian noise.
 
 With sigma_t^2 = 2 lambda^2 theta_t its marginals are exact: the residual y = x - mu obeys
 y_t = alpha_t y_0 + s_t eps with s_t = lambda sqrt(1 - alpha_t^2). Images are in [0, 1] and so is lambda.
 """
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -22,8 +26,8 @@ Draw = Callable[[], Batch]
 
 
 @dataclass(frozen=True, eq=False)
-class MeanRevertingSDE:
-    """Pulls a clean image x0 to its degraded version mu plus noise of deviation lambda, and back.
+class SDE(ABC):
+    """A process with Gaussian marginals: the residual obeys y_t = signal_t y_0 + s_t eps.
 
     Args:
         alphas: the schedule, alpha_0 = 1 ... alpha_T = delta.
@@ -35,12 +39,37 @@ class MeanRevertingSDE:
 
     alphas: Table
     noise_level: float
+    asks_sigma: ClassVar[bool] = False
+    """Whether `begin` asks for the noise in the picture."""
 
     def __post_init__(self) -> None:
         if not 0 < self.noise_level <= 1:
             raise ValueError(f"noise_level is {self.noise_level}: 50 grey levels are 50/255 in [0, 1]")
         if self.alphas[0] != 1 or bool((self.alphas.diff() >= 0).any()) or self.alphas[-1] <= 0:
             raise ValueError("alphas must fall from exactly 1 and stay above 0")
+
+    @property
+    @abstractmethod
+    def signals(self) -> Table:
+        """What is left of the residual at t = 0 ... T."""
+
+    @abstractmethod
+    def begin(self, mu: Batch, noise: Batch, sigma: Callable[[], float]) -> tuple[int, Batch]:
+        """The time and the state at which sampling starts.
+
+        Args:
+            noise: unit normal.
+            sigma: tells the deviation of the noise in the picture, if it is asked.
+        """
+
+    @abstractmethod
+    def posterior(self, t: Time, r: Time, like: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The weights of y_t and y_0 in the mean of p(x_r | x_t, x_0), and its deviation."""
+
+    @abstractmethod
+    def euler(self, t: Time, r: Time, like: Batch, stochastic: bool = True) -> tuple[Tensor, Tensor]:
+        """The weights of y_t and -eps in the mean of the papers' Euler step from t to r, of the reverse
+        SDE or of its probability-flow ODE."""
 
     @property
     def steps(self) -> int:
@@ -52,9 +81,9 @@ class MeanRevertingSDE:
         """s_0 = 0 ... s_T, the deviations of the forward marginals (IR-SDE, proposition 3.1)."""
         return self.noise_level * torch.sqrt(1 - self.alphas**2)
 
-    def alpha(self, t: Time, like: Batch) -> Tensor:
-        """alpha_t, shaped to multiply `like`."""
-        return _shaped(self.alphas[_index(t)], like)
+    def signal(self, t: Time, like: Batch) -> Tensor:
+        """signal_t, shaped to multiply `like`."""
+        return _shaped(self.signals[_index(t)], like)
 
     def std(self, t: Time, like: Batch) -> Tensor:
         """s_t, shaped to multiply `like`."""
@@ -64,9 +93,54 @@ class MeanRevertingSDE:
         """The integral of theta from r to t: theta_t dt when r = t - 1; sigma^2 is 2 lambda^2 of it."""
         return _shaped(torch.log(self.alphas[_index(r)] / self.alphas[_index(t)]), like)
 
+    def perturb(self, x0: Batch, mu: Batch, t: Time, noise: Batch) -> Batch:
+        """x_t given x_0 and unit normal noise (IR-SDE, proposition 3.1); exact for every t."""
+        return mu + self.signal(t, mu) * (x0 - mu) + self.std(t, mu) * noise
+
+    def noise_from_clean(self, x_t: Batch, x0: Batch, mu: Batch, t: Time) -> Batch:
+        """The noise with which perturb(x0, mu, t, noise) = x_t; undefined at t = 0."""
+        return (x_t - mu - self.signal(t, mu) * (x0 - mu)) / self.std(t, mu)
+
+    def clean_from_noise(self, x_t: Batch, noise: Batch, mu: Batch, t: Time) -> Batch:
+        """The x0 with which perturb(x0, mu, t, noise) = x_t; multiplies errors by s_t / signal_t."""
+        return mu + (x_t - mu - self.std(t, mu) * noise) / self.signal(t, mu)
+
+    def posterior_mean(self, x_t: Batch, x0: Batch, mu: Batch, t: Time, r: Time) -> Batch:
+        """The mean of x_r given x_t and x_0; at r = t - 1 the papers' optimal reverse state."""
+        w_t, w_0, _ = self.posterior(t, r, mu)
+        return mu + w_t * (x_t - mu) + w_0 * (x0 - mu)
+
+    def _bridge(self, t: Time, r: Time, like: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The posterior's weights and deviation where the residual is pulled to 0 (IR-SDE, prop. 3.2)."""
+        a_t, a_r = self.alphas[_index(t)], self.alphas[_index(r)]
+        a = a_t / a_r
+        w_t = a * (1 - a_r**2) / (1 - a_t**2)
+        w_0 = a_r * (1 - a**2) / (1 - a_t**2)
+        std = self.noise_level * torch.sqrt((1 - a_r**2) * (1 - a**2) / (1 - a_t**2))
+        return _shaped(w_t, like), _shaped(w_0, like), _shaped(std, like)
+
+
+class MeanRevertingSDE(SDE):
+    """Pulls a clean image x0 to its degraded version mu plus noise of deviation lambda, and back."""
+
+    @property
+    def signals(self) -> Table:
+        return self.alphas
+
+    def begin(self, mu: Batch, noise: Batch, sigma: Callable[[], float]) -> tuple[int, Batch]:
+        return self.steps, self.prior(mu, noise)
+
     def prior(self, mu: Batch, noise: Batch) -> Batch:
         """Where sampling starts: x_T = mu + lambda z."""
         return mu + self.noise_level * noise
+
+    def posterior(self, t: Time, r: Time, like: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        return self._bridge(t, r, like)
+
+    def euler(self, t: Time, r: Time, like: Batch, stochastic: bool = True) -> tuple[Tensor, Tensor]:
+        rate = self.rate(t, r, like)
+        share = 2 if stochastic else 1
+        return 1 + rate, share * self.noise_level**2 * rate / self.std(t, like)
 
     def forward(self, x0: Batch, mu: Batch, draw: Draw, exact: bool = True) -> Iterator[Batch]:
         """One path x_0 ... x_T, by exact transitions or by the papers' Euler-Maruyama steps."""
@@ -77,31 +151,43 @@ class MeanRevertingSDE:
             variance = -torch.expm1(-2 * rate) if exact else 2 * rate
             yield (x := mu + keep * (x - mu) + self.noise_level * torch.sqrt(variance) * draw())
 
-    def perturb(self, x0: Batch, mu: Batch, t: Time, noise: Batch) -> Batch:
-        """x_t given x_0 and unit normal noise (IR-SDE, proposition 3.1); exact for every t."""
-        return mu + self.alpha(t, mu) * (x0 - mu) + self.std(t, mu) * noise
 
-    def noise_from_clean(self, x_t: Batch, x0: Batch, mu: Batch, t: Time) -> Batch:
-        """The noise with which perturb(x0, mu, t, noise) = x_t; undefined at t = 0."""
-        return (x_t - mu - self.alpha(t, mu) * (x0 - mu)) / self.std(t, mu)
+class DenoisingSDE(SDE):
+    """Adds noise to a clean image and takes it off again: x_t = x_0 + s_t eps (IR-SDE's denoising SDE).
 
-    def clean_from_noise(self, x_t: Batch, noise: Batch, mu: Batch, t: Time) -> Batch:
-        """The x0 with which perturb(x0, mu, t, noise) = x_t; multiplies errors by s_t / alpha_t."""
-        return mu + (x_t - mu - self.std(t, mu) * noise) / self.alpha(t, mu)
+    It is the mean-reverting SDE with mu = x_0, so nothing depends on mu. A picture with noise of
+    deviation sigma is the state at the time whose s_t is sigma: sampling starts there.
+    """
+
+    asks_sigma = True
+
+    @property
+    def signals(self) -> Table:
+        return torch.ones_like(self.alphas)
+
+    def begin(self, mu: Batch, noise: Batch, sigma: Callable[[], float]) -> tuple[int, Batch]:
+        return self.time(sigma()), mu
+
+    def time(self, sigma: float) -> int:
+        """The t >= 1 whose thetabar_t is nearest to that of noise of deviation sigma.
+
+        Raises:
+            ValueError: sigma is not from 0 to lambda.
+        """
+        if not 0 <= sigma < self.noise_level:
+            most = f"{self.noise_level:.4g} ({255 * self.noise_level:.4g}/255)"
+            raise ValueError(f"sigma is {sigma:.4g}: this model takes noise from 0 to below {most} away")
+        wanted = -math.log1p(-((sigma / self.noise_level) ** 2)) / 2
+        return int((-torch.log(self.alphas[1:]) - wanted).abs().argmin()) + 1
 
     def posterior(self, t: Time, r: Time, like: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """The weights of y_t and y_0 in the mean of p(x_r | x_t, x_0), and its deviation (prop. 3.2)."""
-        a_t, a_r = self.alphas[_index(t)], self.alphas[_index(r)]
-        a = a_t / a_r
-        w_t = a * (1 - a_r**2) / (1 - a_t**2)
-        w_0 = a_r * (1 - a**2) / (1 - a_t**2)
-        std = self.noise_level * torch.sqrt((1 - a_r**2) * (1 - a**2) / (1 - a_t**2))
-        return _shaped(w_t, like), _shaped(w_0, like), _shaped(std, like)
+        w_t, _, std = self._bridge(t, r, like)
+        return w_t, 1 - w_t, std
 
-    def posterior_mean(self, x_t: Batch, x0: Batch, mu: Batch, t: Time, r: Time) -> Batch:
-        """The mean of x_r given x_t and x_0; at r = t - 1 the papers' optimal reverse state."""
-        w_t, w_0, _ = self.posterior(t, r, mu)
-        return mu + w_t * (x_t - mu) + w_0 * (x0 - mu)
+    def euler(self, t: Time, r: Time, like: Batch, stochastic: bool = True) -> tuple[Tensor, Tensor]:
+        share = _shaped(self.alphas[_index(t)] ** 2, like) + (1 if stochastic else 0)
+        kick = share * self.noise_level**2 * self.rate(t, r, like) / self.std(t, like)
+        return torch.ones_like(kick), kick
 
 
 def _index(t: Time) -> Time:
