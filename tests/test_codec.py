@@ -46,6 +46,14 @@ def test_a_pyramid_comes_back(height: int, width: int, factor: int, longest_side
     torch.testing.assert_close(back, image, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("codec", [Pixels(4), Pyramid(8, 2)], ids=repr)
+@pytest.mark.parametrize("size", [(9, 1), (1, 9), (20, 30)])
+def test_the_layout_in_memory_changes_nothing(codec: Codec, size: tuple[int, int]) -> None:
+    image = picture(*size)
+    channels_last = image.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    torch.testing.assert_close(codec.encode(channels_last).mu, codec.encode(image).mu, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("codec", [Pixels(), Pixels(4), Pyramid(8, 2), Pyramid(64, 4)], ids=repr)
 def test_nothing_is_remembered_between_calls(codec: Codec) -> None:
     """Sizes and features travel with the value: encodings of other sizes in between change nothing."""

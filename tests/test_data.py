@@ -22,9 +22,10 @@ from refusion.data import (
     find_pairs,
     inspect_pairs,
 )
-from refusion.degradation import Haze, Picture
+from refusion.degradation import Downscale, Example, GaussianNoise, Haze, Picture
 from refusion.errors import DataError, ImageError
 from refusion.image import from_array, write
+from refusion.resize import Enlarge, reduced
 
 Place = Callable[[str, np.ndarray], Path]
 
@@ -60,7 +61,7 @@ def make_pairs(place: Place, sizes: list[tuple[int, int]]) -> list[Pair]:
     pairs = []
     for i, size in enumerate(sizes):
         gt = texture(i, *size) / 65535
-        pairs.append(Pair(place(f"lq/{i}.tif", degrade(gt)), place(f"gt/{i}.tif", gt)))
+        pairs.append(Pair((place(f"lq/{i}.tif", degrade(gt)),), (place(f"gt/{i}.tif", gt),)))
     return pairs
 
 
@@ -77,8 +78,11 @@ def five(tmp_path_factory: pytest.TempPathFactory) -> list[Pair]:
     return make_pairs(put, [(24, 30), (20, 16), (16, 16), (9, 40), (33, 21)])
 
 
-def same(a: tuple[Tensor, Tensor, int], b: tuple[Tensor, Tensor, int]) -> bool:
-    return torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) and a[2] == b[2]
+Sample = tuple[Tensor, Tensor, Tensor, int]
+
+
+def same(a: Sample, b: Sample) -> bool:
+    return all(torch.equal(*pair) for pair in zip(a[:3], b[:3], strict=True)) and a[3] == b[3]
 
 
 # ---- laws of the samples
@@ -87,7 +91,7 @@ def same(a: tuple[Tensor, Tensor, int], b: tuple[Tensor, Tensor, int]) -> bool:
 @pytest.mark.parametrize("how", [EVERYTHING, HAZY], ids=["everything", "hazy"])
 def test_a_sample_is_a_function_of_the_seed_and_its_number(five: list[Pair], how: Augment) -> None:
     def made(seed: int) -> TrainingSamples:
-        return TrainingSamples(five, (12, 16), how, seed, [five[0].gt, five[1].gt], Haze())
+        return TrainingSamples(five, (12, 16), how, seed, [*five[0].gt, *five[1].gt], Haze())
 
     samples = made(3)
     forward = [samples[i] for i in range(12)]
@@ -128,8 +132,8 @@ def test_both_pictures_are_cut_turned_and_resized_alike(
 ) -> None:
     samples = TrainingSamples(five, patch, how)
     for i in range(10):
-        lq, gt, number = samples[i]
-        assert lq.shape == gt.shape == (3, *patch)
+        lq, gt, _, number = samples[i]
+        assert lq.shape == gt.shape == (1, 3, *patch)
         assert number == i
         np.testing.assert_allclose(lq, degrade(gt.numpy()), rtol=0, atol=1e-4)
 
@@ -137,10 +141,10 @@ def test_both_pictures_are_cut_turned_and_resized_alike(
 def test_a_crop_is_a_piece_of_the_picture(five: list[Pair]) -> None:
     """Without a zoom, samples are cut at the picture's own scale."""
     samples = TrainingSamples(five[:1], (10, 12), Augment(flip=0))
-    whole = five[0].read()[1].pixels
+    whole = five[0].read().gt[0].pixels
     places = set()
     for i in range(6):
-        piece = samples[i][1].permute(1, 2, 0).numpy()
+        piece = samples[i][1][0].permute(1, 2, 0).numpy()
         windows = np.lib.stride_tricks.sliding_window_view(whole, piece.shape)[:, :, 0]
         hits = np.argwhere(np.abs(windows - piece).max((2, 3, 4)) < 1e-6)
         assert len(hits) == 1
@@ -153,8 +157,8 @@ def test_a_crop_is_a_piece_of_the_picture(five: list[Pair]) -> None:
 def test_pictures_smaller_than_the_patch(place: Place, size: tuple[int, int], how: Augment) -> None:
     samples = TrainingSamples(make_pairs(place, [size]), (16, 16), how)
     for i in range(4):
-        lq, gt, _ = samples[i]
-        assert lq.shape == gt.shape == (3, 16, 16)
+        lq, gt, *_ = samples[i]
+        assert lq.shape == gt.shape == (1, 3, 16, 16)
         assert bool(lq.isfinite().all())
 
 
@@ -163,8 +167,9 @@ def test_a_batch_collates(five: list[Pair]) -> None:
         TrainingSamples(five, (8, 8), EVERYTHING), batch_sampler=StepBatches(1, 3, 4)
     )
     batches = list(loader)
-    assert [batch[2].tolist() for batch in batches] == [[4, 5, 6, 7], [8, 9, 10, 11]]
-    assert batches[0][0].shape == (4, 3, 8, 8)
+    assert [batch[3].tolist() for batch in batches] == [[4, 5, 6, 7], [8, 9, 10, 11]]
+    assert batches[0][0].shape == (4, 1, 3, 8, 8)
+    assert batches[0][2].shape == (4, 0)
 
 
 # ---- augmentation
@@ -174,7 +179,7 @@ def test_a_batch_collates(five: list[Pair]) -> None:
 @given(st.integers(0, 30))
 @example(0)
 def test_samples_stay_in_range(five: list[Pair], how: Augment, i: int) -> None:
-    lq, gt, _ = TrainingSamples(five, (12, 12), how, degradation=Haze())[i]
+    lq, gt, *_ = TrainingSamples(five, (12, 12), how, degradation=Haze())[i]
     for z in (lq, gt):
         assert z.min() >= 0
         assert z.max() <= 1
@@ -182,13 +187,14 @@ def test_samples_stay_in_range(five: list[Pair], how: Augment, i: int) -> None:
 
 def flat(place: Place, name: str, lq: float, gt: float) -> Pair:
     """A pair of two even pictures."""
-    return Pair(*(place(f"{side}/{name}.tif", np.full((6, 6, 3), z)) for side, z in (("lq", lq), ("gt", gt))))
+    files = [place(f"{side}/{name}.tif", np.full((6, 6, 3), z)) for side, z in (("lq", lq), ("gt", gt))]
+    return Pair((files[0],), (files[1],))
 
 
 def drawn(pairs: list[Pair], how: Augment, count: int = 40, scenes: tuple[Path, ...] = ()) -> np.ndarray:
     """The mean colours of many samples: (count, lq or gt, rgb)."""
     samples = TrainingSamples(pairs, (6, 6), how, scenes=scenes)
-    return np.array([[z.mean((1, 2)).numpy() for z in samples[i][:2]] for i in range(count)])
+    return np.array([[z[0].mean((1, 2)).numpy() for z in samples[i][:2]] for i in range(count)])
 
 
 def test_exposure_and_tint_are_alike_for_both_pictures(place: Place) -> None:
@@ -253,7 +259,8 @@ def test_borrowed_degradations_fall_on_scenes(place: Place) -> None:
 def under_veil(place: Place, name: str, gt: np.ndarray, transmission: float) -> Pair:
     """A pair under an even veil, but for what keeps the ratio of black to black at one: it is 1.02 - lq
     that is a constant part of 1.02 - gt."""
-    return Pair(place(f"lq/{name}.tif", 1.02 - transmission * (1.02 - gt)), place(f"gt/{name}.tif", gt))
+    lq = place(f"lq/{name}.tif", 1.02 - transmission * (1.02 - gt))
+    return Pair((lq,), (place(f"gt/{name}.tif", gt),))
 
 
 @pytest.mark.parametrize("kind", ["strength", "borrow"])
@@ -264,9 +271,9 @@ def test_a_veil_is_moved_as_a_ratio_of_darkness(place: Place, kind: str) -> None
     samples = TrainingSamples(pairs, (6, 6), Augment(veil=True, **{kind: 1.0}))
     powers = []
     for i in range(40):
-        lq, gt, _ = samples[i]
+        lq, gt, *_ = samples[i]
         ratio = (1.02 - lq) / (1.02 - gt)
-        torch.testing.assert_close(ratio, ratio[:1, :1, :1].expand_as(ratio), rtol=0, atol=1e-3)
+        torch.testing.assert_close(ratio, ratio[:, :1, :1, :1].expand_as(ratio), rtol=0, atol=1e-3)
         powers.append(float(ratio.log().mean()) / np.log(0.5))
     low, high = {"strength": (0.5, 1.3), "borrow": (0.6, 1.2)}[kind]
     assert low - 1e-2 < min(powers) < low + 0.1
@@ -287,9 +294,9 @@ def test_a_veil_leaves_white_white_and_a_shade_black_black(place: Place) -> None
         assert moved.any()
 
 
-def darker(clean: Picture, rng: np.random.Generator) -> Picture:
+def darker(clean: Picture, rng: np.random.Generator) -> Example:
     """A degradation that shows its draw: the picture times 0.2 ... 0.4."""
-    return clean * rng.uniform(0.2, 0.4)
+    return Example(clean * rng.uniform(0.2, 0.4), clean)
 
 
 def test_synthetic_samples_are_clean_pictures_degraded(five: list[Pair]) -> None:
@@ -298,7 +305,7 @@ def test_synthetic_samples_are_clean_pictures_degraded(five: list[Pair]) -> None
     samples = TrainingSamples(five, (12, 16), how, degradation=darker)
     factors = []
     for i in range(10):
-        lq, gt, _ = samples[i]
+        lq, gt, *_ = samples[i]
         factors.append(float(lq.sum() / gt.sum()))
         torch.testing.assert_close(lq, gt * factors[-1], rtol=0, atol=1e-5)
     assert len(set(factors)) == 10
@@ -314,7 +321,7 @@ def test_haze_is_made_on_pairs_and_on_scenes(place: Place) -> None:
     scene = place("scenes/s.tif", np.full((9, 7, 3), 0.2))
     how = Augment(synthetic=1.0, scene=0.5)
     samples = TrainingSamples(pairs, (6, 6), how, 0, [scene], Haze(dim=1, tint=0))
-    colours = np.array([[z.mean((1, 2)).numpy() for z in samples[i][:2]] for i in range(40)])[..., 0]
+    colours = np.array([[z[0].mean((1, 2)).numpy() for z in samples[i][:2]] for i in range(40)])[..., 0]
     on_scene = np.abs(colours[:, 1] - 0.2) < 1e-3
     assert 8 < on_scene.sum() < 32
     np.testing.assert_allclose(colours[~on_scene, 1], 0.4, atol=1e-3)
@@ -326,8 +333,8 @@ def test_each_way_of_drawing_comes_as_often_as_said(place: Place) -> None:
     pairs = [flat(place, "a", 0.4, 0.5)]
     how = Augment(strength=0.2, clean=0.3, synthetic=0.4)
 
-    def away(clean: Picture, rng: np.random.Generator) -> Picture:
-        return torch.zeros_like(clean)
+    def away(clean: Picture, rng: np.random.Generator) -> Example:
+        return Example(torch.zeros_like(clean), clean)
 
     samples = TrainingSamples(pairs, (6, 6), how, degradation=away)
     lq = [float(samples[i][0].mean()) for i in range(400)]
@@ -347,6 +354,167 @@ def test_ways_of_drawing_exclude_each_other() -> None:
         Augment(borrow=0.3, strength=0.3, clean=0.3, synthetic=0.2)
     with pytest.raises(ValueError, match=r"synthetic is 1\.5"):
         Augment(synthetic=1.5)
+
+
+# ---- what the samples ask for
+
+
+def test_conditions_come_out_of_samples(five: list[Pair]) -> None:
+    told = [replace(pair, condition=(float(k), -1.5)) for k, pair in enumerate(five)]
+    samples = TrainingSamples(told, (4, 4), Augment(flip=0))
+    seen = []
+    for i in range(5):
+        _, gt, condition, _ = samples[i]
+        assert condition.dtype == torch.float32
+        assert condition[1] == -1.5
+        whole = told[int(condition[0])].read().gt[0].tensor()
+        assert bool(
+            (whole.unfold(1, 4, 1).unfold(2, 4, 1) - gt[0, :, None, None]).abs().amax((0, 3, 4)).min() < 1e-6
+        )
+        seen.append(float(condition[0]))
+    assert sorted(seen) == [0, 1, 2, 3, 4]
+
+
+def negative(clean: Picture, rng: np.random.Generator) -> Example:
+    """A degradation that asks for another picture than the clean one, and tells what it did."""
+    dark = rng.uniform(0.1, 0.5)
+    return Example(dark * clean, 1 - clean, (float(dark),))
+
+
+def test_a_degradation_says_what_it_asks_for_and_what_it_did(five: list[Pair]) -> None:
+    clean = [replace(pair, lq=(), degradation=negative) for pair in five]
+    for pair in clean:
+        (lq,), (gt,), (dark,) = pair.read()
+        (truth,) = pair.clean()
+        np.testing.assert_allclose(gt.pixels, 1 - truth.pixels, atol=1e-6)
+        np.testing.assert_allclose(lq.pixels, dark * truth.pixels, atol=0.51 / 255)
+    samples = TrainingSamples(clean, (8, 8), degradation=negative)
+    for i in range(5):
+        degraded, asked, told, _ = samples[i]
+        torch.testing.assert_close(degraded, told * (1 - asked))
+    assert len({float(samples[i][2]) for i in range(5)}) == 5
+
+
+def test_pairs_without_a_degraded_picture_are_always_synthetic(five: list[Pair]) -> None:
+    clean = [replace(pair, lq=()) for pair in five]
+    for how in (Augment(), Augment(borrow=0.5, strength=0.5)):
+        for i in range(8):
+            lq, gt, *_ = TrainingSamples(clean, (8, 8), how, degradation=darker)[i]
+            ratio = float(lq.sum() / gt.sum())
+            assert 0.2 <= ratio <= 0.4
+            torch.testing.assert_close(lq, ratio * gt)
+    lq, gt, *_ = TrainingSamples(clean, (8, 8), Augment(clean=1), degradation=darker)[0]
+    assert torch.equal(lq, gt)
+    with pytest.raises(DataError, match=r"without a degraded picture: name a data\.degradation"):
+        TrainingSamples(clean, (8, 8))
+
+
+def blocks(place: Place, factor: int) -> Pair:
+    """A picture of even blocks, and the same picture with a pixel for each block."""
+    small = texture(0, 9, 12) / 65535
+    large = small.repeat(factor, 0).repeat(factor, 1)
+    return Pair((place("lq/a.tif", small),), (place("gt/a.tif", large),), factor=factor)
+
+
+def test_what_is_smaller_is_enlarged_first(place: Place) -> None:
+    pair = blocks(place, 3)
+    samples = TrainingSamples([pair], (12, 18), Augment(turn=True), enlarge=Enlarge(3, "nearest"))
+    for i in range(8):
+        lq, gt, *_ = samples[i]
+        assert lq.shape == (1, 3, 12, 18)
+        torch.testing.assert_close(lq, gt)
+
+
+def test_made_small_pictures_are_enlarged_too(five: list[Pair]) -> None:
+    clean = [replace(pair, lq=()) for pair in five]
+    larger = Enlarge(2)
+    samples = TrainingSamples(clean, (8, 12), degradation=Downscale(factor=2), enlarge=larger)
+    for i in range(5):
+        lq, gt, *_ = samples[i]
+        torch.testing.assert_close(lq, larger(reduced(gt, 2)))
+
+
+def test_a_patch_that_cannot_be_reduced_is_an_error(five: list[Pair]) -> None:
+    with pytest.raises(DataError, match=r"patch is \(12, 18\): give multiples of enlarge\.factor, 4"):
+        TrainingSamples(five, (12, 18), enlarge=Enlarge(4))
+
+
+# ---- two views
+
+
+def views(place: Place, name: str = "a", size: tuple[int, int] = (24, 30), far: int = 3) -> Pair:
+    """Red is the row, green the column of the left view, blue 0 in the left and 1 in the right view, which
+    shows at column x what is at x + far of the left one. lq is half as bright."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    files = []
+    for side, shift in (("left", 0), ("right", far)):
+        gt = np.stack([y / 50, (x + shift) / 50, np.full(size, float(side == "right"))], axis=-1)
+        files.append((place(f"lq/{side}/{name}.tif", gt / 2), place(f"gt/{side}/{name}.tif", gt)))
+    lq, gt_files = zip(*files, strict=True)
+    return Pair(lq, gt_files)
+
+
+def test_views_are_cut_at_the_same_rows_and_keep_their_disparity(place: Place) -> None:
+    """Whatever is flipped, a point at column x of the left view is at x - 3 of the right one."""
+    samples = TrainingSamples([views(place)], (8, 12), Augment(turn=True))
+    seen = set()
+    for i in range(24):
+        lq, gt, *_ = samples[i]
+        assert lq.shape == gt.shape == (2, 3, 8, 12)
+        torch.testing.assert_close(lq, gt / 2, rtol=0, atol=1e-4)
+        torch.testing.assert_close(gt[0, :2, :, 3:], gt[1, :2, :, :-3], rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            gt[0, 0], gt[0, 0, :, :1].expand(8, 12), rtol=0, atol=1e-4
+        )  # rows stay rows
+        mirrored, upset = bool(gt[0, 1, 0, 0] > gt[0, 1, 0, 1]), bool(gt[0, 0, 0, 0] > gt[0, 0, 1, 0])
+        assert gt[:, 2].mean((1, 2)).round().tolist() == [float(mirrored), float(not mirrored)]
+        seen.add((mirrored, upset))
+    assert len(seen) == 4
+
+
+def test_a_flip_mirrors_and_exchanges_the_views(place: Place, five: list[Pair]) -> None:
+    for pairs in ([views(place)], five):
+        plain, flipped = (TrainingSamples(pairs, (8, 12), Augment(flip=flip)) for flip in (0, 1))
+        for i in range(4):
+            for z, other in zip(plain[i][:2], flipped[i][:2], strict=True):
+                assert torch.equal(other, z.flip(0, -1))
+
+
+def test_samples_of_views_without_turns_stand_upright(place: Place) -> None:
+    samples = TrainingSamples([views(place)], (8, 12), Augment(zoom=0.5))
+    assert all(bool((samples[i][1][:, 0].diff(dim=1) > 0).all()) for i in range(12))
+
+
+def test_views_stay_in_range_whatever_is_drawn(place: Place) -> None:
+    pairs = [views(place, "a"), views(place, "b", (20, 22))]
+    scene = place("scenes/s.tif", texture(0, 16, 25) / 65535)
+    samples = TrainingSamples(pairs, (12, 10), HAZY, 0, [scene], Haze())
+    for i in range(24):
+        for z in samples[i][:2]:
+            assert z.shape == (2, 3, 12, 10)
+            assert z.min() >= 0
+            assert z.max() <= 1
+
+
+def test_views_are_made_of_one_scene(place: Place) -> None:
+    """Of a single bright row both views have that row, and different columns."""
+    bright = np.zeros((16, 40, 3))
+    bright[5] = np.random.default_rng(0).uniform(0.6, 1, (40, 3))
+    scene = place("scenes/s.tif", bright)
+    pair = replace(views(place, size=(16, 40)), lq=())
+    how = Augment(flip=0, scene=1)
+    samples = TrainingSamples([pair], (16, 40), how, scenes=[scene], degradation=darker)
+    for i in range(6):
+        lq, gt, *_ = samples[i]
+        assert gt.shape == (2, 3, 16, 40)
+        light = gt.mean((1, 3))
+        assert bool((light[:, 5] > 0.3).all())
+        assert float(light[:, [*range(5), *range(6, 16)]].max()) < 1e-3
+        assert float((gt[0] - gt[1]).abs().max()) > 0.05
+        ratio = lq.sum((1, 2, 3)) / gt.sum((1, 2, 3))  # both are degraded alike
+        torch.testing.assert_close(ratio[0], ratio[1])
+    alone = TrainingSamples([replace(pair, gt=pair.gt[:1])], (16, 40), how, 0, [scene], darker)
+    assert alone[0][1].shape == (1, 3, 16, 40)
 
 
 # ---- the steps of a run
@@ -379,8 +547,8 @@ def test_pairs_are_found_by_stem_whatever_the_suffix(place: Place, tmp_path: Pat
     (tmp_path / "gt" / ".hidden.png").write_bytes(b"")
     pairs = find_pairs(tmp_path)
     assert [pair.name for pair in pairs] == ["a", "b", "c.d"]
-    assert [(pair.lq.name, pair.gt.name) for pair in pairs][1] == ("b.png", "b.jpg")
-    assert pairs[0].read()[0].size == (5, 4)
+    assert [file.name for file in pairs[1].lq + pairs[1].gt] == ["b.png", "b.jpg"]
+    assert pairs[0].read().lq[0].size == (5, 4)
 
 
 def test_every_picture_without_a_partner_is_listed(place: Place, tmp_path: Path) -> None:
@@ -393,7 +561,7 @@ def test_every_picture_without_a_partner_is_listed(place: Place, tmp_path: Path)
 
 def test_a_pair_of_two_sizes_names_both(place: Place) -> None:
     """SOTS's ground truth has a border of ten pixels that its hazy pictures lack."""
-    pair = Pair(place("lq/1.png", np.zeros((460, 620))), place("gt/1.png", np.zeros((480, 640))))
+    pair = Pair((place("lq/1.png", np.zeros((460, 620))),), (place("gt/1.png", np.zeros((480, 640))),))
     with pytest.raises(DataError, match="1: lq and gt have sizes 620x460 and 640x480"):
         pair.read()
 
@@ -406,8 +574,8 @@ def test_two_pictures_of_one_stem_are_an_error(place: Place, tmp_path: Path) -> 
 
 
 def test_missing_and_empty_folders_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="lq: no such folder"):
-        find_pairs(tmp_path)
+    with pytest.raises(DataError, match="nowhere: no such folder; pairs live in lq/ and gt/"):
+        find_pairs(tmp_path / "nowhere")
     for side in ("lq", "gt"):
         (tmp_path / side).mkdir()
     with pytest.raises(DataError, match=r"no pictures in lq/ and gt/; they may end in \.png"):
@@ -415,9 +583,178 @@ def test_missing_and_empty_folders_are_errors(tmp_path: Path) -> None:
     assert inspect_pairs(tmp_path).problems == [f"{tmp_path}: no pictures"]
 
 
+def test_clean_pictures_alone_are_degraded(place: Place, tmp_path: Path) -> None:
+    """In gt/, or in the folder itself; each by its own draw, always the same, in 8 bit."""
+    for name in ("b.png", "a.png", "gt/b.png", "gt/a.png"):
+        place(name, np.full((40, 40), 0.5))
+    noise = GaussianNoise(weakest=0.1, strongest=0.1)
+    inside = find_pairs(tmp_path, noise)
+    for file in (tmp_path / "gt").iterdir():
+        file.unlink()
+    (tmp_path / "gt").rmdir()
+    pairs = find_pairs(tmp_path, noise)
+    assert [pair.name for pair in pairs] == [pair.name for pair in inside] == ["a", "b"]
+    assert pairs[0].gt == (tmp_path / "a.png",)
+    first, second = (pair.read().lq[0].pixels for pair in pairs)
+    np.testing.assert_array_equal(first, pairs[0].read().lq[0].pixels)
+    np.testing.assert_allclose(255 * first, np.round(255 * first), atol=1e-3)
+    assert (first != second).any()
+    assert (first - 0.5).std() == pytest.approx(0.1, rel=0.1)
+
+
+def test_degraded_pictures_that_are_there_are_not_made(place: Place, tmp_path: Path) -> None:
+    for side, value in (("lq", 0.2), ("gt", 0.6)):
+        place(f"{side}/a.png", np.full((4, 4), value))
+    (pair,) = find_pairs(tmp_path, GaussianNoise())
+    np.testing.assert_allclose(pair.read().lq[0].pixels, 0.2)
+
+
+@pytest.mark.parametrize("name", ["a.png", "gt/a.png", "left/a.png"])
+def test_clean_pictures_alone_need_a_degradation(place: Place, tmp_path: Path, name: str) -> None:
+    place(name, np.full((4, 4), 0.5))
+    if name.startswith("left"):
+        place("right/a.png", np.full((4, 4), 0.5))
+    with pytest.raises(DataError, match=r"no lq/ with degraded pictures, and no data\.degradation"):
+        find_pairs(tmp_path)
+    assert inspect_pairs(tmp_path).problems == ["a: no degraded picture; name a recipe that makes it"]
+    with pytest.raises(DataError, match=r"a\.png: no degraded picture"):
+        Pair((), (tmp_path / name,)).read()
+    finding = inspect_pairs(tmp_path, Haze())
+    assert finding.problems == []
+    assert len(finding.pairs) == 1
+
+
+@pytest.mark.parametrize("folder", ["", "gt/"])
+def test_left_and_right_are_two_views(place: Place, tmp_path: Path, folder: str) -> None:
+    for stem, value in (("b", 0.4), ("a", 0.6)):
+        place(f"{folder}left/{stem}.png", np.full((12, 16), value))
+        place(f"{folder}right/{stem}.tif", np.full((12, 16), value - 0.2))
+    pairs = find_pairs(tmp_path, Downscale(factor=2), 2)
+    assert [pair.name for pair in pairs] == ["a", "b"]
+    assert pairs[0].names == ("a-left", "a-right")
+    lq, gt, _ = pairs[0].read()
+    for z, side in ((lq, (8, 6)), (gt, (16, 12))):
+        assert [picture.size for picture in z] == [side, side]
+        assert [float(picture.pixels.mean()) for picture in z] == pytest.approx([0.6, 0.4], abs=1e-3)
+
+
+def test_both_sides_may_hold_two_views(place: Place, tmp_path: Path) -> None:
+    made = views(place)
+    assert find_pairs(tmp_path) == [made]
+    lq, gt, _ = made.read()
+    for degraded, clean in zip(lq, gt, strict=True):
+        np.testing.assert_allclose(degraded.pixels, clean.pixels / 2, atol=1e-4)
+    assert find_pairs(tmp_path)[0].names == ("a-left", "a-right")
+    assert blocks(place, 1).names == ("a",)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("folder", ["", "gt/", "lq/"])
+def test_a_view_without_a_partner_is_named(place: Place, tmp_path: Path, folder: str, side: str) -> None:
+    for name in ("left/a", "right/a", f"{side}/b"):
+        place(f"{folder}{name}.png", np.full((4, 4), 0.5))
+    if folder == "lq/":
+        place("gt/left/a.png", np.full((4, 4), 0.5))
+        place("gt/right/a.png", np.full((4, 4), 0.5))
+    with pytest.raises(DataError, match=f"1 pictures without a partner: {side}/b$"):
+        find_pairs(tmp_path, Haze())
+    assert inspect_pairs(tmp_path, Haze()).problems == [f"{side}/b: no partner"]
+
+
+def test_views_without_a_folder_for_the_other_are_an_error(place: Place, tmp_path: Path) -> None:
+    place("left/a.png", np.full((4, 4), 0.5))
+    with pytest.raises(DataError, match="right: no such folder"):
+        find_pairs(tmp_path, Haze())
+
+
+def test_views_of_two_sizes_are_an_error(place: Place) -> None:
+    gt = (place("left/a.png", np.zeros((8, 9))), place("right/a.png", np.zeros((8, 10))))
+    said = "a: left and right have sizes 9x8 and 10x8; crop one of them to the other"
+    pair = Pair((), gt, degradation=Haze())
+    with pytest.raises(DataError, match=said):
+        pair.read()
+    with pytest.raises(DataError, match=said):
+        TrainingSamples([pair], (4, 4), degradation=Haze())[0]
+
+
+def test_one_view_and_two_views_are_an_error(place: Place) -> None:
+    pair = views(place)
+    with pytest.raises(DataError, match="a: 1 views in lq/ and 2 in gt/"):
+        replace(pair, lq=pair.lq[:1]).read()
+
+
+def test_the_smaller_side_is_smaller_by_the_factor(place: Place, tmp_path: Path) -> None:
+    blocks(place, 3)
+    (pair,) = find_pairs(tmp_path, factor=3)
+    lq, gt, _ = pair.read()
+    assert (lq[0].size, gt[0].size) == ((12, 9), (36, 27))
+    for factor, said in ((2, "; gt should be 2 times as large"), (1, "")):
+        (pair,) = find_pairs(tmp_path, factor=factor)
+        with pytest.raises(
+            DataError, match=f"a: lq and gt have sizes 12x9 and 36x27{said}; crop one of them"
+        ):
+            pair.read()
+        assert len(inspect_pairs(tmp_path, factor=factor).problems) == 1
+
+
+def test_what_is_made_has_the_factor_of_its_degradation(place: Place, tmp_path: Path) -> None:
+    place("a.png", np.full((9, 11), 0.5))
+    (pair,) = find_pairs(tmp_path, Downscale(factor=2), 2)
+    lq, gt, _ = pair.read()
+    assert (lq[0].size, gt[0].size) == ((5, 4), (10, 8))
+    with pytest.raises(DataError, match="gt should be 4 times as large"):
+        find_pairs(tmp_path, Downscale(factor=2), 4)[0].read()
+
+
+META = """id, source, target, disparity
+a, Canon50mmf1.4BS, Sony50mmf16.0BS, 42
+b, Sony50mmf1.8BS, Canon50mmf2.8BS, 7.5
+"""
+
+
+def test_meta_gives_each_pair_its_condition(place: Place, tmp_path: Path) -> None:
+    for name in ("lq/b.png", "lq/a.png", "gt/a.png", "gt/b.png"):
+        place(name, np.full((6, 6), 0.5))
+    assert [pair.condition for pair in find_pairs(tmp_path)] == [(), ()]
+    (tmp_path / "meta.txt").write_text(META)
+    pairs = find_pairs(tmp_path)
+    assert [pair.condition for pair in pairs] == [(-14, 160, 42), (18, -28, 7.5)]
+    assert pairs[0].read().condition == (-14, 160, 42)
+    samples = TrainingSamples(pairs, (4, 4))
+    (batch,) = torch.utils.data.DataLoader(samples, batch_sampler=StepBatches(0, 1, 2))
+    assert sorted(batch[2].tolist()) == [[-14, 160, 42], [18, -28, 7.5]]
+
+
+def test_a_picture_that_meta_lacks_is_named(place: Place, tmp_path: Path) -> None:
+    for name in ("lq/a.png", "gt/a.png", "lq/c.png", "gt/c.png"):
+        place(name, np.full((6, 6), 0.5))
+    (tmp_path / "meta.txt").write_text(META)
+    with pytest.raises(DataError, match=r"1 pictures without a partner: c is not in meta\.txt$"):
+        find_pairs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("c, Canon50mmf1.4BS, Sony50mmf16.0BS", "expected id, source, target, disparity"),
+        ("c, Nikon50mmf1.4BS, Sony50mmf16.0BS, 4", 'lens "Nikon50mmf1.4BS"'),
+        ("c, Canon50mmf1.4BS, Sony50mmf16.0BS, far", 'disparity "far"'),
+        ("a, Canon50mmf1.4BS, Sony50mmf16.0BS, 4", 'id "a" for the second time'),
+    ],
+)
+def test_a_bad_line_of_meta_is_an_error_of_file_and_line(
+    place: Place, tmp_path: Path, line: str, said: str
+) -> None:
+    place("gt/a.png", np.full((6, 6), 0.5))
+    (tmp_path / "meta.txt").write_text(META + "\n" + line)
+    with pytest.raises(DataError, match=rf"meta\.txt, line 5: .*{said}") as caught:
+        find_pairs(tmp_path, Haze())
+    assert "\n" not in str(caught.value)
+
+
 def test_a_picture_that_cannot_be_read_is_an_error_of_its_name(place: Place, tmp_path: Path) -> None:
-    pair = Pair(place("lq/a.png", np.zeros((4, 4))), place("gt/a.png", np.zeros((4, 4))))
-    pair.gt.write_bytes(pair.gt.read_bytes()[:40])
+    pair = Pair((place("lq/a.png", np.zeros((4, 4))),), (place("gt/a.png", np.zeros((4, 4))),))
+    pair.gt[0].write_bytes(pair.gt[0].read_bytes()[:40])
     with pytest.raises(ImageError, match=r"gt.a\.png"):
         TrainingSamples([pair], (4, 4))[0]
 
@@ -444,6 +781,24 @@ def test_inspecting_says_all_that_is_wrong_at_once(place: Place, tmp_path: Path)
         "broken.png is not a picture",
     ):
         assert part in said
+
+
+def test_inspecting_finds_views_that_are_not_rectified(place: Place, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.uniform(0.2, 0.8, (60, 1, 1)) + rng.uniform(-0.1, 0.1, (60, 40, 3))
+    for stem, low in (("a", 0), ("b", 3)):
+        place(f"left/{stem}.png", rows[10:50])
+        place(f"right/{stem}.png", rows[10 - low : 50 - low])
+    finding = inspect_pairs(tmp_path, Downscale(factor=2), 2)
+    assert finding.problems == ["b: right is +3.0 pixels lower than left; rectify them"]
+    assert finding.sizes == {(20, 20): 2}
+
+
+def test_a_contact_sheet_of_two_views_shows_all_four(place: Place) -> None:
+    sheet = contact_sheet([views(place, size=(10, 10))], side=10)
+    assert sheet.size == (10, 40)
+    blue = sheet.pixels[..., 2].reshape(4, 100)
+    np.testing.assert_allclose(blue, np.array([[0], [0.5], [0], [1]]).repeat(100, 1), atol=1e-4)
 
 
 def test_a_contact_sheet_shows_degraded_above_clean(place: Place) -> None:

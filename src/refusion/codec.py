@@ -65,15 +65,17 @@ class Pixels(Codec):
 
     Each factor x factor square of pixels becomes channels (pixel unshuffle), so the network works
     on 1 / factor^2 of the positions. Pictures are padded to a multiple by repeating their border.
+
+    Args:
+        factor: side of the squares.
+        bounded: False leaves estimates outside [0, 1] as they are, as the published samplers do.
     """
 
-    bounds = (0.0, 1.0)
-
-    def __init__(self, factor: int = 1) -> None:
+    def __init__(self, factor: int = 1, bounded: bool = True) -> None:
         super().__init__()
         if factor < 1:
             raise ValueError(f"factor is {factor}: give at least 1")
-        self.factor = factor
+        self.factor, self.bounds = factor, (0.0, 1.0) if bounded else None
         self.channels = 3 * factor**2
 
     def encode(self, image: Pictures) -> Encoded:
@@ -117,7 +119,8 @@ class Pyramid(Codec):
         height, width = image.shape[-2:]
         scale = min(1.0, self.longest_side / max(height, width))
         small = (max(1, round(height * scale)), max(1, round(width * scale)))
-        light = torch.log1p(image / self.dark) / math.log1p(1 / self.dark)
+        # Antialiasing is wrong where channels come last and a side is 1.
+        light = torch.log1p(image.contiguous() / self.dark) / math.log1p(1 / self.dark)
         reduced = F.interpolate(light, small, mode="bilinear", antialias=True)
         details = light - _enlarge(reduced, (height, width))
         return Encoded(self.pixels.encode(reduced).mu, (details,), small)

@@ -1,0 +1,44 @@
+"""Fewer and more pixels: the picture sizes of super-resolution."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+def reduced(pictures: Float[Tensor, "b c h w"], factor: int) -> Float[Tensor, "b c reduced_h reduced_w"]:
+    """Bicubic with antialiasing and a = -1/2, as MATLAB's imresize; a rest is cut."""
+    height, width = (side // factor for side in pictures.shape[-2:])
+    whole = pictures[..., : height * factor, : width * factor].contiguous()
+    return F.interpolate(whole, (height, width), mode="bicubic", antialias=True).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Enlarge:
+    """What a picture goes through before everything else where the result has more pixels.
+
+    Args:
+        factor: of each side; 1 leaves the picture as it is.
+        mode: "bicubic" (a = -1/2, clipped to [0, 1]) or "nearest", which published weights expect.
+
+    Raises:
+        ValueError: the factor is not from 1 to 16.
+    """
+
+    factor: int = 1
+    mode: Literal["bicubic", "nearest"] = "bicubic"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.factor <= 16:
+            raise ValueError(f"factor is {self.factor}: give 1 to 16")
+
+    def __call__(self, pictures: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c larger_h larger_w"]:
+        """Enlarge pictures in [0, 1]."""
+        if self.factor == 1:
+            return pictures
+        size = [side * self.factor for side in pictures.shape[-2:]]
+        if self.mode == "nearest":
+            return F.interpolate(pictures, size, mode="nearest")
+        return F.interpolate(pictures.contiguous(), size, mode="bicubic", antialias=True).clamp(0, 1)

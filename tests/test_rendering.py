@@ -1,0 +1,419 @@
+"""A lens keeps light and spreads points as far as it should; a second view moves things to the left."""
+
+import dataclasses
+import math
+import pickle
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from refusion import rendering
+from refusion.degradation import Degradation, smooth_field
+from refusion.lens import LENSES, Lens
+from refusion.rendering import Bokeh, blur, parallax, vertical_offset, warp
+
+SIZES = [(8, 8), (8, 40), (33, 17), (64, 48)]
+CANON, SONY = Lens("Canon", 50, 1.4), Lens("Sony", 50, 1.4)
+NUMBERS = {lens.number: lens for lens in LENSES}
+SHARP = Bokeh(strength=0)
+"""The composition, in focus everywhere."""
+lenses, seeds = st.sampled_from(LENSES), st.integers(0, 1000)
+
+
+def picture(size: tuple[int, int], seed: int = 0) -> Tensor:
+    """Noise in which all values from black to white occur."""
+    return torch.from_numpy(np.random.default_rng(seed).uniform(-0.2, 1.2, (3, *size))).float().clamp(0, 1)
+
+
+def photograph(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array).permute(2, 0, 1).float() / 255
+
+
+def source(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def even(radius: float, size: tuple[int, int]) -> Tensor:
+    return torch.full((1, *size), float(radius))
+
+
+def spot(lens: Lens, radius: float, place: tuple[int, int] = (48, 48), side: int = 97) -> Tensor:
+    """Light of a dim point out of focus, (side, side)."""
+    point = torch.zeros(3, side, side)
+    point[:, place[0], place[1]] = 0.85
+    light: Tensor = blur(point, lens, even(radius, (side, side)))[0] ** 2.2
+    return light
+
+
+def coordinates(light: Tensor, place: tuple[int, int] = (48, 48)) -> tuple[Tensor, Tensor]:
+    """Of each pixel from a place, (y, x)."""
+    y, x = torch.meshgrid(*(torch.arange(float(n)) for n in light.shape), indexing="ij")
+    return y - place[0], x - place[1]
+
+
+# ---- laws of the lens
+
+
+@given(lenses, seeds)
+def test_what_is_in_focus_stays(lens: Lens, seed: int) -> None:
+    clean = picture((33, 40), seed)
+    torch.testing.assert_close(blur(clean, lens, even(0, (33, 40))), clean, rtol=0, atol=1e-5)
+
+
+@given(lenses, seeds, st.floats(0, 20))
+def test_one_colour_stays(lens: Lens, seed: int, radius: float) -> None:
+    """Light is kept, near white too."""
+    rng = source(seed)
+    colour = torch.from_numpy(rng.uniform(0, 1, (3, 1, 1))).float().expand(3, 41, 70)
+    out = radius * smooth_field((41, 70), rng)
+    torch.testing.assert_close(blur(colour, lens, out), colour, rtol=0, atol=1e-4)
+
+
+@given(st.sampled_from(list(rendering.ROUNDNESS)), seeds, st.floats(0, 14))
+def test_a_lens_whose_barrel_cuts_nothing_keeps_the_sum_of_light(
+    maker: str, seed: int, radius: float
+) -> None:
+    clean = F.pad(0.8 * picture((20, 31), seed), (32, 33, 40, 32))
+    blurred = blur(clean, Lens(maker, 50, 16), even(radius, (92, 96)))
+    torch.testing.assert_close((blurred**2.2).sum((1, 2)), (clean**2.2).sum((1, 2)), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("radius", "soft"), [(2.5, 0.8), (4.0, 0.8), (7.3, 0.8), (8.0, 0.8), (12.0, 3), (20.0, 6)]
+)
+def test_a_point_becomes_a_disc_of_its_radius(radius: float, soft: float) -> None:
+    """With a soft edge where the resolution is halved."""
+    light = spot(Lens("Sony", 50, 16), radius)
+    y, x = coordinates(light)
+    distance = torch.hypot(y, x)
+    inside = light[distance < radius - soft]
+    assert light[distance > radius + soft].max() < 0.05 * inside.mean()
+    torch.testing.assert_close(inside, inside.mean().expand_as(inside), rtol=0.05, atol=0)
+    torch.testing.assert_close(float(light.sum() / inside.mean()), math.pi * radius**2, rtol=0.03, atol=0)
+
+
+def test_blades_show_in_the_discs_of_one_maker() -> None:
+    """The share of the eighth harmonic of the outline."""
+
+    def corners(maker: str) -> float:
+        light = spot(Lens(maker, 50, 16), 8.0)
+        y, x = coordinates(light)
+        weight = light * torch.hypot(y, x) ** 8
+        turns = torch.exp(8j * torch.atan2(y, x))
+        return abs(complex((weight * turns).sum() / weight.sum()))
+
+    assert corners("Canon") > 0.1
+    assert corners("Sony") < 0.02
+
+
+@pytest.mark.parametrize("maker", ["Canon", "Sony"])
+@pytest.mark.parametrize(("down", "right"), [(-1, -1), (-1, 1), (1, -1), (0, 1), (1, 0)])
+def test_discs_turn_to_cats_eyes_towards_the_edges(maker: str, down: int, right: int) -> None:
+    """Narrower along the way to the centre, cut on the outer side; not when stopped down."""
+    place = (48 + 36 * down, 48 + 36 * right)
+
+    def shape(f_number: float) -> tuple[float, float, float]:
+        light = spot(Lens(maker, 50, f_number), 6.0, place)
+        y, x = coordinates(light, place)
+        length = math.hypot(down, right)
+        outwards, aside = (y * down + x * right) / length, (x * down - y * right) / length
+        centre, total = float((light * outwards).sum() / light.sum()), light.sum()
+        along = float((light * (outwards - centre) ** 2).sum() / total)
+        return centre, along, float((light * aside**2).sum() / total)
+
+    centre, along, across = shape(1.4)
+    assert centre < -0.3
+    assert along < 0.9 * across
+    centre, along, across = shape(16)
+    assert abs(centre) < 0.05
+    assert along == pytest.approx(across, rel=0.03)
+
+
+def test_white_points_shine() -> None:
+    """What was clipped is brighter than white: by the gain above the knee."""
+    point = torch.zeros(3, 65, 65)
+    point[:, 32, 32] = 1
+    light = blur(point, Lens("Sony", 50, 16), even(7, (65, 65))) ** 2.2
+    expected = rendering.KNEE + rendering.GAIN * (1 - rendering.KNEE)
+    assert light.sum((1, 2)).tolist() == pytest.approx([expected] * 3, rel=1e-3)
+
+
+def test_blur_grows_with_the_radius_without_a_step() -> None:
+    """Coarse and fine meet."""
+    clean = photograph(skimage.data.chelsea()[:160, :200])
+    radii = [0, 0.3, 0.7, 1, 1.5, 2, 4, 7.99, 8.01, 12, 15.99, 16.01, 25]
+    blurred = [blur(clean, SONY, even(radius, (160, 200))) for radius in radii]
+    detail = [float(z.diff(dim=-1).abs().mean()) for z in blurred]
+    assert detail[0] == detail[1]  # too little to show
+    assert all(b < a for a, b in pairwise(detail[1:]))
+    for i in (7, 10):
+        assert float((blurred[i] - blurred[i + 1]).abs().mean()) < 0.004
+
+
+@pytest.mark.parametrize("largest", [6, 12])
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_radius_may_differ_over_the_picture(turned: bool, largest: float) -> None:
+    """One end in focus, the other not."""
+    clean = picture((64, 128))
+    out = largest * (torch.arange(128) / 64 - 0.5).clamp(0, 1).expand(1, 64, 128)
+    blurred = blur(clean.mT, CANON, out.mT).mT if turned else blur(clean, CANON, out)
+    torch.testing.assert_close(blurred[..., :32], clean[..., :32], rtol=0, atol=1e-5)
+    detail = blurred.diff(dim=-1).abs().mean((0, 1))
+    assert detail[96:].mean() < 0.15 * detail[:32].mean()
+
+
+def test_the_border_is_mirrored() -> None:
+    """A picture beside its mirror images is blurred as they are."""
+    clean = picture((64, 64))
+    wide = torch.cat([clean.flip(-1), clean, clean.flip(-1)], dim=-1)
+    wide = torch.cat([wide.flip(-2), wide, wide.flip(-2)], dim=-2)
+    lens = Lens("Canon", 50, 16)
+    blurred = blur(wide, lens, even(5, (192, 192)))[:, 64:128, 64:128]
+    torch.testing.assert_close(blur(clean, lens, even(5, (64, 64))), blurred, rtol=0, atol=1e-5)
+
+
+# ---- laws of the pairs
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_example_is_a_function_of_the_picture_and_the_randomness(size: tuple[int, int]) -> None:
+    clean = picture(size)
+    before = clean.clone()
+    first = Bokeh()(clean, source(5))
+    torch.manual_seed(99)
+    np.random.seed(99)
+    again = pickle.loads(pickle.dumps(Bokeh()))(clean, source(5))
+    assert torch.equal(again.lq, first.lq)
+    assert torch.equal(again.gt, first.gt)
+    assert again.condition == first.condition
+    assert torch.equal(clean, before)
+    assert not torch.equal(Bokeh()(clean, source(6)).lq, first.lq)
+    assert isinstance(Bokeh(), Degradation)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_examples_stay_in_range(size: tuple[int, int]) -> None:
+    for seed in range(10):
+        for z in Bokeh()(picture(size, seed), source(seed))[:2]:
+            assert z.shape == (3, *size)
+            assert z.dtype == torch.float32
+            assert z.min() >= 0
+            assert z.max() <= 1
+
+
+def test_the_condition_is_what_was_drawn() -> None:
+    """Both lenses come from the table, independently; equal ones give equal pictures."""
+    clean, drawn = picture((24, 24)), set()
+    for seed in range(300):
+        lq, gt, (first, second, disparity) = Bokeh()(clean, source(seed))
+        assert 10 <= disparity <= 90
+        assert torch.equal(lq, gt) or first != second
+        assert not torch.equal(lq, gt) or abs(first) == abs(second)
+        drawn.add((first, second))
+    assert {number for number, _ in drawn} == {number for _, number in drawn} == set(NUMBERS)
+    assert len(drawn) > 50
+
+
+@given(seeds)
+def test_the_background_is_the_picture_through_the_lenses_that_the_condition_tells(seed: int) -> None:
+    """Without a front, and with one distance."""
+    clean, bokeh = picture((40, 30), seed), Bokeh(uneven=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rendering, "_matte", lambda size, rng: torch.zeros(1, *size))
+        lq, gt, (*numbers, disparity) = bokeh(clean, source(seed))
+    for z, number in zip((lq, gt), numbers, strict=True):
+        lens = NUMBERS[number]
+        radius = bokeh.radius(lens, even(disparity, (40, 30)))
+        torch.testing.assert_close(z, blur(clean, lens, radius), rtol=0, atol=1e-6)
+
+
+def test_the_radius_grows_with_the_disparity_and_the_aperture() -> None:
+    bokeh, disparity = Bokeh(), 90 * smooth_field((9, 8), source())
+    whole = bokeh.radius(CANON, disparity)
+    torch.testing.assert_close(bokeh.radius(Lens("Sony", 50, 2.8), disparity), whole / 2)
+    torch.testing.assert_close(bokeh.radius(Lens("Sony", 100, 1.4), disparity), whole * 2)
+    torch.testing.assert_close(bokeh.radius(CANON, disparity / 3), whole / 3)
+    assert float(whole.max()) == pytest.approx(0.25 * 90 / 1.4)
+
+
+def test_distances_differ_as_much_as_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `blur` is asked for: the disparity at most, and at least 1 - uneven of it."""
+    radii: list[Tensor] = []
+    monkeypatch.setattr(rendering, "blur", lambda z, lens, radius: radii.append(lens.f_number * radius) or z)
+    shares = []
+    for seed in range(40):
+        disparity = Bokeh(strength=1, uneven=0.6)(picture((32, 32)), source(seed)).condition[2]
+        torch.testing.assert_close(radii[-2], radii[-1])
+        low, high = (float(z) / disparity for z in radii[-1].aminmax())
+        assert 0.4 - 1e-5 <= low <= high <= 1 + 1e-5
+        shares.append(low)
+    assert min(shares) < 0.5
+    assert max(shares) > 0.9
+
+
+def test_the_front_is_sharp_through_every_lens_and_gives_the_background_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A black and a white front differ by its outline: the same in both pictures, soft by a pixel or two."""
+    clean, covered, lowest = 0.9 * picture((96, 80)), [], 0
+    for seed in range(40):
+        black, white = [], []
+        for front, examples in ((0.0, black), (1.0, white)):
+            monkeypatch.setattr(
+                rendering, "_elsewhere", lambda z, rng, front=front: torch.full_like(z, front)
+            )
+            examples.extend(Bokeh()(clean, source(seed))[:2])
+        matte = white[0] - black[0]
+        torch.testing.assert_close(white[1] - black[1], matte, rtol=0, atol=1e-6)
+        assert float(((matte > 0.01) & (matte < 0.99)).float().mean()) < 0.12
+        covered.append(float(matte.mean()))
+        lowest += bool(matte[0, -1].max() > 0.5)
+    assert min(covered) > 0
+    assert max(covered) < 0.8
+    assert 0.1 < sum(covered) / 40 < 0.5
+    assert lowest > 20
+
+
+def test_at_f16_the_picture_is_nearly_the_composition() -> None:
+    clean = photograph(skimage.data.astronaut()[:192, 100:292])
+    for seed in range(40):
+        sharp, example = SHARP(clean, source(seed)), Bokeh()(clean, source(seed))
+        torch.testing.assert_close(sharp.lq, sharp.gt, rtol=0, atol=0)
+        first, second, disparity = example.condition
+        for z, number in ((example.lq, first), (example.gt, second)):
+            error = float((z - sharp.lq).square().mean().sqrt())
+            assert error < 0.03 if abs(number) == 160 else disparity < 30 or error > 0.01
+
+
+# ---- laws of two views
+
+
+def test_an_even_disparity_is_a_shift() -> None:
+    left = picture((12, 30))
+    for d in (0, 1, 5):
+        right = warp(left, even(d, (12, 30)))
+        torch.testing.assert_close(right[..., : 30 - d], left[..., d:], rtol=0, atol=1e-4)
+    mirrored = left.flip(-1)[..., 1:6]
+    torch.testing.assert_close(right[..., 25:], mirrored, rtol=0, atol=1e-4)
+
+
+def test_one_colour_looks_the_same_from_everywhere() -> None:
+    colour = torch.tensor([0.1, 0.5, 0.9])[:, None, None].expand(3, 12, 30)
+    torch.testing.assert_close(warp(colour, 9 * smooth_field((12, 30), source())), colour)
+
+
+def test_points_move_to_the_left_by_the_disparity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a ramp, brightness is position. In front and behind: between 0 and the largest, with steps."""
+    monkeypatch.setattr(rendering, "_elsewhere", lambda clean, rng: clean)
+    ramp, largest, steps, farthest = torch.linspace(0, 1, 100).expand(3, 60, 100), 12.0, 0, 0.0
+    for seed in range(40):
+        left, right = parallax(ramp, source(seed), 0.12)
+        torch.testing.assert_close(left, ramp)
+        d = ((right - left) * 99)[0, :, :85]
+        assert d.min() > -0.01
+        assert d.max() < largest + 0.01
+        assert d.max() > 0.5
+        steps += bool(d.diff(dim=1).abs().max() > 1.5)
+        farthest = max(farthest, float(d.max()))
+    assert steps > 20
+    assert farthest > 10
+
+
+def test_the_front_moves_with_its_outline(monkeypatch: pytest.MonkeyPatch) -> None:
+    box = torch.zeros(1, 20, 100)
+    box[..., 40:60] = 1
+    monkeypatch.setattr(rendering, "_matte", lambda size, rng: box)
+    monkeypatch.setattr(rendering, "_elsewhere", lambda clean, rng: clean + 1)
+    moved = []
+    for seed in range(20):
+        left, right = parallax(torch.zeros(3, 20, 100), source(seed), 0.12)
+        assert torch.equal(left, box.expand(3, 20, 100))
+        x = torch.arange(100) * (right[0] > 0.5)
+        moved.append(float(59 - x.amax(1).float().mean()))
+    assert 0 < min(moved) < max(moved) < 12
+    assert max(moved) > 6
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_views_are_a_function_of_the_picture_and_the_randomness(size: tuple[int, int]) -> None:
+    clean = picture(size)
+    views, again = parallax(clean, source(5)), parallax(clean, source(5))
+    for z, other in zip(views, again, strict=True):
+        assert torch.equal(z, other)
+        assert z.shape == clean.shape
+        assert z.min() >= 0
+        assert z.max() <= 1
+    assert not torch.equal(parallax(clean, source(6))[0], views[0])
+
+
+def test_views_that_are_made_are_rectified() -> None:
+    clean = photograph(skimage.data.chelsea()[:200, :256])
+    assert max(abs(vertical_offset(*parallax(clean, source(seed)))) for seed in range(10)) < 0.25
+
+
+# ---- the vertical offset
+
+
+def motorcycle() -> tuple[Tensor, Tensor]:
+    left, right, _ = skimage.data.stereo_motorcycle()
+    return photograph(left), photograph(right)
+
+
+@pytest.mark.parametrize("offset", range(-8, 9))
+def test_an_offset_is_found_to_a_quarter_pixel(offset: int) -> None:
+    left, right = motorcycle()
+    left, right = left[:, 8:492], right[:, 8 - offset : 492 - offset]
+    assert vertical_offset(left, right) == pytest.approx(offset, abs=0.25)
+    assert vertical_offset(left, 0.6 * right + 0.1) == pytest.approx(offset, abs=0.25)
+    assert vertical_offset(right, left) == pytest.approx(-offset, abs=0.25)
+
+
+@pytest.mark.parametrize("offset", [-15, -7, -1, 1, 3, 9])
+def test_halves_of_a_pixel_are_found(offset: int) -> None:
+    """An odd offset at twice the size."""
+    left, right = motorcycle()
+    pair = left[:, 16:484], right[:, 16 - offset : 484 - offset]
+    found = vertical_offset(*(F.avg_pool2d(z, 2) for z in pair))
+    assert found == pytest.approx(offset / 2, abs=0.25)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 9), (40, 1), (4, 2), (30, 40)])
+def test_views_that_tell_nothing_are_not_suspected(size: tuple[int, int]) -> None:
+    assert vertical_offset(torch.full((3, *size), 0.3), torch.full((3, *size), 0.3)) == 0
+    assert vertical_offset(picture(size), picture(size)) == pytest.approx(0, abs=0.2)
+
+
+def test_an_offset_beyond_reach_is_large() -> None:
+    left, right = motorcycle()
+    assert vertical_offset(left[:, :480], right[:, 10:490]) == -10
+    assert vertical_offset(left[:, 10:490], right[:, :480]) == 10
+    assert abs(vertical_offset(left[:, 20:], right[:, :-20])) > 1
+
+
+# ---- errors
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"least": -1.0}, "least -1.0"),
+        ({"least": 91.0}, "least 91.0, most 90.0"),
+        ({"most": math.inf}, "most inf"),
+        ({"most": math.nan}, "most nan"),
+        ({"strength": -0.1}, "strength -0.1"),
+        ({"strength": math.inf}, "strength inf"),
+        ({"uneven": 1.1}, "uneven 1.1"),
+        ({"uneven": math.nan}, "uneven nan"),
+    ],
+)
+def test_values_out_of_range_are_named(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said.replace(".", r"\.")):
+        dataclasses.replace(Bokeh(), **values)
