@@ -15,7 +15,18 @@ from torch import Tensor, nn
 
 from refusion import tiling
 from refusion.nn import ConditionalNAFNet
-from refusion.tiling import Pool, TiledNetwork, Tiles, fitting, lacks_memory, patches, suited, windows
+from refusion.tiling import (
+    Pool,
+    TiledNetwork,
+    Tiles,
+    Window,
+    fitting,
+    lacks_memory,
+    patches,
+    suited,
+    whole_mean,
+    windows,
+)
 
 SMALL: dict[str, Any] = {"width": 4, "encoder": (1, 1), "middle": 1, "decoder": (1, 1)}
 Say = Callable[..., Exception]
@@ -123,6 +134,23 @@ def test_patches_are_at_most_16_alike_inside_and_spread(height: int, width: int,
         assert seen.all()
 
 
+@given(lengths, lengths, tiles, margins, multiples)
+@example(100, 300, 16, 30, 16)
+def test_bands_are_as_wide_as_the_picture_and_take_no_more_than_a_tile(
+    height: int, width: int, side: int, margin: int, multiple: int
+) -> None:
+    seen = torch.zeros(height, width)
+
+    def work(rows: Window, columns: Window) -> None:
+        assert columns.outer == columns.inner == slice(0, width)
+        seen[rows.inner, columns.inner] += 1
+        kept = rows.inner.stop - rows.inner.start
+        assert kept <= multiple or (kept + 2 * margin) * width <= (side + 2 * margin) ** 2
+
+    Tiles(side, 1).sweep((height, width), margin, multiple, work, bands=True)
+    assert (seen == 1).all()
+
+
 @given(st.integers(1, 5000), st.integers(1, 2**40), st.integers(0, 64))
 def test_a_fitting_window_takes_half_of_the_free_memory_and_little_at_most(
     working_bytes: int, free: int, margin: int
@@ -159,6 +187,26 @@ def test_reach_is_exact(
     (gradient,) = torch.autograd.grad((output * torch.rand_like(output)).sum(), x_t)
     felt = gradient.abs().amax((0, 1, 2)).nonzero().flatten()  # the least of them is 1e-16
     assert torch.equal(felt, torch.arange(start - reach, stop + reach))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "middle", "decoder", "expected"),
+    [((1,), 1, (1,), 14), ((1, 1), 1, (1, 1), 30), ((2, 0, 1), 0, (1, 2, 0), 58)],
+)
+def test_reach_over_rows_of_two_views_is_exact(
+    encoder: tuple[int, ...], middle: int, decoder: tuple[int, ...], expected: int
+) -> None:
+    network = alive(Local, encoder=encoder, middle=middle, decoder=decoder, stereo=True).double()
+    reach, multiple = network.reach, network.multiple
+    assert (reach, multiple) == (expected, 4 * 2 ** len(encoder))
+    start = (reach // multiple + 2) * multiple
+    stop = start + multiple
+    x_t, mu, t = (x.double() for x in states(stop + start, multiple, batch=2))
+    output = network(x_t.requires_grad_(), mu, t)[..., start:stop, :]
+    (gradient,) = torch.autograd.grad((output * torch.rand_like(output)).sum(), x_t)
+    for view in gradient:
+        felt = view.abs().amax((0, 2)).nonzero().flatten()
+        assert torch.equal(felt, torch.arange(start - reach, stop + reach))
 
 
 def test_the_published_network_reaches_further_than_any_margin() -> None:
@@ -208,10 +256,10 @@ def test_every_tile_is_given_what_all_patches_were_given_together() -> None:
     TiledNetwork(alive(Spied), 64)(*states(100, 180))
     patches_got, *tiles_got = taken
     assert len(tiles_got) == 6
-    assert [mean.shape for mean in patches_got] == [(1, c, 1, 1) for c in (4, 8, 16, 8, 4)]
+    assert [mean.shape for mean in patches_got] == [(15, c, 1, 1) for c in (4, 8, 16, 8, 4)]
     for got in tiles_got:
         for mean, expected in zip(got, patches_got, strict=True):
-            assert torch.equal(mean, expected)
+            assert torch.equal(mean.expand_as(expected), expected)
 
 
 def scenes() -> Iterator[tuple[str, Tensor]]:
@@ -267,6 +315,108 @@ def test_a_batch_is_each_and_an_embedding_given_is_the_time_given() -> None:
         one = slice(i, i + 1)
         torch.testing.assert_close(tiled(x_t[one], mu[one], t[one]), together[one], rtol=0, atol=1e-4)
     assert (together[0] - tiled(x_t[:1], mu[:1], t[2:])).abs().max() > 1e-3
+
+
+# ---- several views of a scene
+
+
+@pytest.mark.parametrize("tile", [4, 40, 64, 1000])
+@pytest.mark.parametrize("size", [(160, 101), (16, 90), (96, 24)])
+def test_bands_of_two_views_are_the_whole(size: tuple[int, int], tile: int) -> None:
+    network, given = alive(Local, stereo=True), states(*size, batch=4)
+    whole = network(*given)
+    torch.testing.assert_close(TiledNetwork(network, tile)(*given), whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("height", [150, 33, 7])
+def test_of_any_height_they_are_the_whole_filled_up_with_rows_of_zeros(height: int) -> None:
+    network, (x_t, mu, t) = alive(Local, stereo=True), states(height, 101, batch=2)
+    filled = (F.pad(x, (0, 0, 0, -height % network.multiple)) for x in (x_t, mu))
+    whole = network(*filled, t)[..., :height, :]
+    for tile in (4, 64, 1000):
+        torch.testing.assert_close(TiledNetwork(network, tile)(x_t, mu, t), whole, rtol=0, atol=1e-5)
+
+
+def test_of_two_views_each_has_its_own_statistics() -> None:
+    network, given = alive(stereo=True), states(80, 120, batch=4)
+    torch.testing.assert_close(TiledNetwork(network, 40)(*given), network(*given), rtol=0, atol=1e-4)
+
+
+@pytest.mark.usefixtures("small_patches")
+def test_the_result_of_two_views_does_not_depend_on_the_tile_or_on_other_scenes() -> None:
+    network, (x_t, mu, _) = alive(stereo=True), states(150, 203, batch=4)
+    given = (x_t, mu, torch.tensor([1.0, 1.0, 50.0, 50.0]))
+    results = [TiledNetwork(network, tile)(*given) for tile in (20, 90, 1000)]
+    results.append(torch.cat([TiledNetwork(network, 90)(*(x[i : i + 2] for x in given)) for i in (0, 2)]))
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=0, atol=1e-4)
+    assert (results[0] - network(*given)).abs().max() > 1e-3  # the statistics are those of patches
+
+
+@pytest.mark.usefixtures("small_patches")
+def test_windows_of_two_views_are_bands_of_full_width_and_patches_hold_both_at_one_place() -> None:
+    shapes, patched = [], []
+
+    class Spied(ConditionalNAFNet):
+        def forward(self, x_t: Tensor, *args: Any, **rest: Any) -> Tensor:
+            shapes.append(tuple(x_t.shape))
+            patched.append(x_t)
+            return super().forward(x_t, *args, **rest)
+
+    x_t, mu, t = states(150, 200, batch=2)
+    TiledNetwork(alive(Spied, stereo=True), 100)(x_t, mu, t)
+    places = list(patches(150, 200, 16))
+    assert shapes == [(2 * len(places), 3, 32, 32), *((2, 3, rows, 200) for rows in (80, 112, 96, 48))]
+    for (rows, columns), views in zip(places, patched[0].split(2), strict=True):
+        assert torch.equal(views, x_t[..., rows, columns])
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_view_without_the_other_is_an_error_in_tiles_too(count: int) -> None:
+    with pytest.raises(ValueError, match="left and right view of every scene"):
+        TiledNetwork(alive(stereo=True), 40)(*states(40, 50, batch=count))
+
+
+def test_a_network_that_says_nothing_of_views_or_conditions_is_given_one_picture_and_the_time() -> None:
+    class Silent(nn.Module):
+        multiple, reach, working_bytes = 1, 1, 8
+
+        def embed(self, t: Tensor) -> Tensor:
+            return t[:, None]
+
+        def forward(
+            self,
+            x_t: Tensor,
+            mu: Tensor,
+            t: Tensor,
+            embedding: Tensor | None = None,
+            pool: Pool = whole_mean,
+        ) -> Tensor:
+            assert embedding is not None
+            return F.avg_pool2d(x_t, 3, 1, 1) * embedding[:, :, None, None] + pool(mu)
+
+    x_t, mu, t = states(50, 60, batch=3)
+    whole = Silent()(x_t, mu, t, t[:, None])
+    tiled = TiledNetwork(Silent(), 20)  # type: ignore[arg-type]
+    torch.testing.assert_close(tiled(x_t, mu, t), whole, rtol=0, atol=1e-4)
+
+
+def test_conditions_are_embedded_with_the_time() -> None:
+    network, (x_t, mu, t) = alive(conditions=2), states(72, 120, batch=2)
+    condition = torch.tensor([[1.0, -14.0], [30.0, 2.0]])
+    tiled = TiledNetwork(network, 40)
+    embedding = tiled.embed(t, condition)
+    assert torch.equal(embedding, network.embed(t, condition))
+    whole = network(x_t, mu, t, embedding)
+    torch.testing.assert_close(tiled(x_t, mu, t, embedding), whole, rtol=1e-4, atol=1e-4)
+
+
+def test_the_tile_of_two_views_has_room_for_both() -> None:
+    plain, stereo = alive(width=64), alive(width=64, stereo=True)
+    state = torch.empty(2, 3, 2000, 3000, device="meta")
+    tiled = suited(stereo, state, None, 2**40)
+    assert isinstance(tiled, TiledNetwork)
+    assert tiled.tiles.side == fitting(2 * plain.working_bytes, 2**31, 64)
 
 
 # ---- the end of memory

@@ -36,16 +36,22 @@ log = logging.getLogger("refusion")
 
 @runtime_checkable
 class Network(Protocol):
-    """What sampling asks of a network; `ConditionalNAFNet` says what each part is."""
+    """What sampling asks of a network; `ConditionalNAFNet` says what each part is.
 
-    def embed(self, t: Tensor) -> Tensor: ...
+    Only a network that takes conditions is given one to embed.
+    """
+
+    def embed(self, t: Tensor, *condition: Tensor) -> Tensor: ...
 
     def __call__(self, x_t: Tensor, mu: Tensor, t: Tensor, embedding: Tensor | None = None) -> Tensor: ...
 
 
 @runtime_checkable
 class Tileable(Network, Protocol):
-    """What is asked of it besides, when the state is large."""
+    """What is asked of it besides, when the state is large.
+
+    One that sees several pictures of a scene together says how many in `views`.
+    """
 
     multiple: int
 
@@ -120,17 +126,27 @@ class Tiles:
         self.side, self.smallest = side, smallest
 
     def sweep(
-        self, size: tuple[int, int], margin: int, multiple: int, work: Callable[[Window, Window], None]
+        self,
+        size: tuple[int, int],
+        margin: int,
+        multiple: int,
+        work: Callable[[Window, Window], None],
+        bands: bool = False,
     ) -> None:
         """Call `work` with the rows and columns of every tile; with all of them again after halving.
+
+        Args:
+            bands: tiles are as wide as the picture, and as high as gives them, with their margins, the
+                positions of a square one with its own.
 
         Raises:
             RuntimeError or MemoryError: `work` did, and not for lack of memory or with the smallest tiles.
         """
         while True:
             try:
-                for rows in windows(size[0], self.side, margin, multiple):
-                    for columns in windows(size[1], self.side, margin, multiple):
+                height, width = self._band(size[1], margin, multiple) if bands else (self.side, self.side)
+                for rows in windows(size[0], height, margin, multiple):
+                    for columns in windows(size[1], width, margin, multiple):
                         work(rows, columns)
                 return
             except (MemoryError, RuntimeError) as error:
@@ -138,6 +154,10 @@ class Tiles:
                     raise
             self.side = max(self.smallest, self.side // 2)  # here the failed call's tensors are gone
             log.info("out of memory: going on in tiles of %d", self.side)
+
+    def _band(self, length: int, margin: int, multiple: int) -> tuple[int, int]:
+        width = _raised(length, multiple)
+        return (self.side + 2 * margin) ** 2 // width - 2 * margin, width
 
 
 def lacks_memory(error: BaseException) -> bool:
@@ -159,17 +179,24 @@ class TiledNetwork:
 
     Of a batch each picture is done alone. Make one for each restoration: its tiles halve where memory ends.
 
+    A network of several `views` is given those of one scene together, and its tiles are bands of full
+    width, since a point of one view may be anywhere on the same row of another. Patches are not so wide:
+    with all views at the same places they miss only points that left the patch, and only means are taken
+    from them, one for each view. The last band is filled up with rows of zeros to a whole `multiple`, so
+    that all bands compute one function: that of a picture filled up like this.
+
     Args:
         network: the one to run.
-        tile: side of the tiles in positions of the state, without margins.
+        tile: side of the tiles in positions of the state, without margins; bands have as many positions.
     """
 
     def __init__(self, network: Tileable, tile: int) -> None:
         self.network = network
+        self.views = views(network)
         self.tiles = Tiles(tile, SMALLEST_OF_STATE)
 
-    def embed(self, t: Float[Tensor, " b"]) -> Tensor:
-        return self.network.embed(t)
+    def embed(self, t: Float[Tensor, " b"], *condition: Float[Tensor, "b conditions"]) -> Tensor:
+        return self.network.embed(t, *condition)
 
     def __call__(
         self,
@@ -180,37 +207,39 @@ class TiledNetwork:
     ) -> Float[Tensor, "b c h w"]:
         embedding = self.embed(t) if embedding is None else embedding
         output = torch.empty_like(x_t)
-        for i in range(len(x_t)):
-            one = slice(i, i + 1)
+        for i in range(0, len(x_t), self.views):
+            one = slice(i, i + self.views)
             self._restore(output[one], x_t[one], mu[one], t[one], embedding[one])
         return output
 
     def _restore(self, output: Tensor, x_t: Tensor, mu: Tensor, t: Tensor, embedding: Tensor) -> None:
         """Fill `output`, window by window."""
         means = self._measure(x_t, mu, t, embedding)
-        network = self.network
+        network, bands = self.network, self.views > 1
 
         def work(rows: Window, columns: Window) -> None:
             outer = (..., rows.outer, columns.outer)
+            missing = (rows.outer.start - rows.outer.stop) % network.multiple if bands else 0
+            there, origin = (F.pad(x[outer], (0, 0, 0, missing)) for x in (x_t, mu))
             replay = iter(means)
-            done = network(x_t[outer], mu[outer], t, embedding, pool=lambda _: next(replay))
+            done = network(there, origin, t, embedding, pool=lambda _: next(replay))
             output[..., rows.inner, columns.inner] = done[..., rows.within, columns.within]
 
         margin = min(network.reach, LARGEST_MARGIN)
-        self.tiles.sweep((x_t.shape[-2], x_t.shape[-1]), margin, network.multiple, work)
+        self.tiles.sweep((x_t.shape[-2], x_t.shape[-1]), margin, network.multiple, work, bands)
 
     def _measure(self, x_t: Tensor, mu: Tensor, t: Tensor, embedding: Tensor) -> list[Tensor]:
-        """The means that the network takes, in its order, each over all patches together."""
+        """The means of each view that the network takes, in its order, each over all patches together."""
         means: list[Tensor] = []
 
         def pool(x: Tensor) -> Tensor:
-            means.append(x.mean((0, 2, 3), keepdim=True))
-            return means[-1]
+            means.append(x.reshape(-1, self.views, *x.shape[1:]).mean((0, 3, 4))[..., None, None])
+            return means[-1].repeat(len(x) // self.views, 1, 1, 1)
 
         places = list(patches(x_t.shape[-2], x_t.shape[-1], self.network.multiple))
         there, origin = (torch.cat([x[..., rows, columns] for rows, columns in places]) for x in (x_t, mu))
         count = len(places)
-        self.network(there, origin, t.expand(count), embedding.expand(count, -1), pool=pool)
+        self.network(there, origin, t.repeat(count), embedding.repeat(count, 1), pool=pool)
         return means
 
 
@@ -238,8 +267,21 @@ def _raised(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
+def views(network: object) -> int:
+    """Pictures of one scene that a network sees together: 2 for stereo."""
+    count: int = getattr(network, "views", 1)
+    return count
+
+
+def conditions(network: object) -> int:
+    """Numbers that a network is told of each picture, besides the time."""
+    count: int = getattr(network, "conditions", 0)
+    return count
+
+
 def suited(network: nn.Module, states: Float[Tensor, "b c h w"], tile: int | None, free: int) -> Network:
-    """The network for states of this size: itself, or a `TiledNetwork` if they are too large.
+    """The network for states of this size: itself, or a `TiledNetwork` if they are too large and it is
+    `Tileable`.
 
     Args:
         tile: side in positions; by default what the free bytes allow.
@@ -247,11 +289,13 @@ def suited(network: nn.Module, states: Float[Tensor, "b c h w"], tile: int | Non
     whole: Tileable = network  # type: ignore[assignment]  # nn.Module's call is untyped
     batch, _, height, width = states.shape
     positions = height * width
-    if positions <= PATCHES * PATCH**2:  # the patches would need as much memory
+    small = positions <= PATCHES * PATCH**2  # the patches would need as much memory
+    if small or not isinstance(network, Tileable):
         return whole
     fits = positions <= LARGEST_WHOLE and batch * positions * whole.working_bytes <= free // 2
     if tile is None and fits:
         return whole
-    side = max(SMALLEST_OF_STATE, tile or fitting(whole.working_bytes, free, LARGEST_MARGIN))
+    together = views(network) * whole.working_bytes
+    side = max(SMALLEST_OF_STATE, tile or fitting(together, free, LARGEST_MARGIN))
     log.info("state of %dx%d: tiles of %d, %.1f GiB free", width, height, side, free / 2**30)
     return TiledNetwork(whole, side)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from refusion.nn import LatentUNet
 
+ROUNDING = 1e-4
+"""Of float32 through the published shape; how much of it there is depends on the processor's kernels."""
 SHAPES: dict[str, dict[str, Any]] = {
     "ours": {"latent_channels": 4, "width": 8},
     "published": {
@@ -113,8 +115,8 @@ def test_pictures_of_a_batch_do_not_touch() -> None:
     back = codec.decode(mu, features, size)
     for i, image in enumerate(images):
         alone = codec.encode(image[None])
-        torch.testing.assert_close(alone.mu[0], mu[i], rtol=0, atol=1e-5)
-        torch.testing.assert_close(codec.decode(*alone)[0], back[i], rtol=0, atol=1e-5)
+        torch.testing.assert_close(alone.mu[0], mu[i], rtol=0, atol=ROUNDING)
+        torch.testing.assert_close(codec.decode(*alone)[0], back[i], rtol=0, atol=ROUNDING)
 
 
 def test_padding_reflects_on_the_right_and_at_the_bottom() -> None:
@@ -158,7 +160,7 @@ def test_tiles_decode_other_states() -> None:
     state = torch.rand_like(whole.mu)
     expected = codec.decode(state, whole.features, whole.size)
     decoded = tiled.decode(state, tiled.encode(image).features, whole.size)
-    torch.testing.assert_close(decoded, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(decoded, expected, rtol=0, atol=ROUNDING)
 
 
 @shapes

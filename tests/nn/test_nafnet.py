@@ -1,5 +1,7 @@
 """The network of Refusion: what it must leave unchanged, then the published network's numbers."""
 
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,11 +186,160 @@ def test_a_width_that_cannot_be_halved_is_an_error_that_names_it(width: int) -> 
         ConditionalNAFNet(width=width, encoder=[1], decoder=[1])
 
 
+# Conditions of a picture
+
+CAMERA = torch.tensor([[-14.0, 160.0, 3.0], [160.0, -14.0, 40.0]])
+"""Source lens, target lens and disparity of two pictures."""
+
+
+@pytest.fixture(scope="module")
+def bokeh() -> ConditionalNAFNet:
+    """The small network with three conditions, in which every part is alive."""
+    network = ConditionalNAFNet(**SMALL, conditions=3).requires_grad_(False)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=generator)
+    return network
+
+
+def test_every_condition_matters(bokeh: ConditionalNAFNet) -> None:
+    x_t, mu, t = inputs()
+    output = bokeh(x_t, mu, t, bokeh.embed(t, CAMERA))
+    for change in torch.eye(3):
+        other = bokeh(x_t, mu, t, bokeh.embed(t, CAMERA + change))
+        assert (other - output).abs().amax((1, 2, 3)).min() > 1e-5
+
+
+def test_a_batch_of_several_conditions_equals_each_alone(bokeh: ConditionalNAFNet) -> None:
+    x_t, mu, t = inputs()
+    together = bokeh(x_t, mu, t, bokeh.embed(t, CAMERA))
+    for i in range(2):
+        one = slice(i, i + 1)
+        alone = bokeh(x_t[one], mu[one], t[one], bokeh.embed(t[one], CAMERA[one]))
+        torch.testing.assert_close(together[one], alone, rtol=0, atol=1e-5)
+
+
+def test_the_embedding_is_what_the_words_say(bokeh: ConditionalNAFNet) -> None:
+    """Sinusoids of the three conditions side by side; every block takes the time, then the camera."""
+    t = torch.tensor([7.0, 90.0])
+    weights = bokeh.state_dict()
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def gate(x: Tensor) -> Tensor:
+        return x[:, : x.shape[1] // 2] * x[:, x.shape[1] // 2 :]
+
+    def sinusoid(x: Tensor) -> Tensor:
+        angles = [x * math.exp(-i * math.log(10000) / 3) for i in range(4)]
+        return torch.stack([*map(torch.sin, angles), *map(torch.cos, angles)], dim=1)
+
+    time = linear(gate(linear(sinusoid(t), "time_mlp.1")), "time_mlp.3")
+    sinusoids = torch.cat([sinusoid(column) for column in CAMERA.T], dim=1)
+    camera = linear(gate(linear(sinusoids, "cam_mlp.0")), "cam_mlp.2")
+    blocks = ("encoders.0.0", "encoders.1.0", "middle_blks.0", "decoders.0.0", "decoders.1.0")
+    parts = [
+        linear(gate(x), f"{block}.{name}.1")
+        for block in blocks
+        for name, x in (("mlp", time), ("cam_mlp", camera))
+    ]
+    torch.testing.assert_close(bokeh.embed(t, CAMERA), torch.cat(parts, dim=1), rtol=0, atol=1e-4)
+
+
+def test_the_camera_scales_and_shifts_what_the_last_gate_lets_through() -> None:
+    block = NAFBlock(6, 16, camera=True).requires_grad_(False)
+    torch.nn.init.ones_(block.beta)
+    torch.nn.init.ones_(block.gamma)
+    x, time, scale, shift = torch.randn(2, 6, 5, 7), torch.randn(2, 24, 1, 1), *torch.randn(2, 2, 6, 1, 1)
+    seen: list[Tensor] = []
+    hooks = [block.sg.register_forward_hook(lambda _, args, out: seen.append(out))]
+    hooks += [block.conv5.register_forward_pre_hook(lambda _, args: seen.append(args[0]))]
+    block(x, torch.cat([time, scale, shift], dim=1))
+    for hook in hooks:
+        hook.remove()
+    _, let_through, given = seen
+    torch.testing.assert_close(given, let_through * (1 + scale) + shift)
+
+
+def test_another_number_of_conditions_is_an_error_that_names_both(
+    bokeh: ConditionalNAFNet, network: ConditionalNAFNet
+) -> None:
+    x_t, mu, t = inputs()
+    for condition, given in ((None, 0), (CAMERA[:, :0], 0), (CAMERA[:, :2], 2)):
+        with pytest.raises(ValueError, match=f"condition has {given} numbers for each picture: give 3"):
+            bokeh.embed(t, condition)
+    with pytest.raises(ValueError, match="condition has 0 numbers for each picture: give 3"):
+        bokeh(x_t, mu, t)
+    with pytest.raises(ValueError, match="condition has 3 numbers for each picture: give 0"):
+        network.embed(t, CAMERA)
+    with pytest.raises(ValueError, match="conditions is -1"):
+        ConditionalNAFNet(**SMALL, conditions=-1)
+
+
+def test_a_network_without_conditions_takes_none_of_them(network: ConditionalNAFNet) -> None:
+    t = torch.ones(2)
+    assert torch.equal(network.embed(t, torch.empty(2, 0)), network.embed(t))
+
+
+# Without a mean
+
+
+def test_without_a_mean_the_network_sees_the_state_alone() -> None:
+    network = ConditionalNAFNet(**SMALL, conditional=False).requires_grad_(False)
+    x_t, mu, t = inputs()
+    seen: list[Tensor] = []
+    hook = network.intro.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    output = network(x_t, mu, t)
+    hook.remove()
+    assert torch.equal(seen[0], x_t)
+    assert torch.equal(network(x_t, mu.fill_(torch.nan), t), output)
+
+
+# Published sizes
+
+
 def test_the_published_size() -> None:
     with torch.device("meta"):
         network = ConditionalNAFNet()
     count = sum(p.numel() for p in network.parameters())
     assert count / 1e6 == pytest.approx(76.6, abs=0.05)
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "deraining": {},
+    "latent-dehazing": {"long_skip": True},
+    "denoising-sde": {"conditional": False},
+    "stereo-sr": {"stereo": True},
+    "latent-bokeh": {"conditions": 3},
+}
+NAMED_OTHERWISE = {"time_mlp.0": "time_mlp.1", "time_mlp.2": "time_mlp.3"}
+"""In the published bokeh network, which takes a sinusoid instead of a time; and a block's mlp is time_mlp."""
+
+
+@pytest.mark.parametrize("task", VARIANTS)
+def test_names_and_shapes_are_the_published_ones(task: str, golden_folder: Path) -> None:
+    known = json.loads((golden_folder / "manifests.json").read_text())
+    found = (one for one in known["networks"] if (one["task"], one["cls"]) == (task, "ConditionalNAFNet"))
+    published = next(found)
+    setting, shapes = published["setting"], known["shapes"][published["sha"]]
+    with torch.device("meta"):
+        network = ConditionalNAFNet(
+            setting.get("img_channel", 3),
+            setting["width"],
+            setting["enc_blk_nums"],
+            setting["middle_blk_num"],
+            setting["dec_blk_nums"],
+            **VARIANTS[task],
+        )
+    if task == "latent-bokeh":
+        shapes = {renamed(name): shape for name, shape in shapes.items()}
+    assert {name: list(value.shape) for name, value in network.state_dict().items()} == shapes
+
+
+def renamed(name: str) -> str:
+    """Our name for one of the published bokeh network."""
+    module, kind = name.rsplit(".", 1)
+    return f"{NAMED_OTHERWISE.get(module, module.replace('.time_mlp.', '.mlp.'))}.{kind}"
 
 
 # Published numbers

@@ -53,27 +53,41 @@ class Sinusoid(nn.Module):
 
 
 class Block(nn.Module):
-    """3x3 convolution without bias, then SiLU."""
+    """3x3 convolution without bias, then SiLU; `modulation` is a scale and a shift between the two."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
 
-    def forward(self, x: Float[Tensor, "b inputs h w"]) -> Float[Tensor, "b outputs h w"]:
-        return F.silu(self.proj(x))
+    def forward(
+        self, x: Float[Tensor, "b inputs h w"], modulation: Float[Tensor, "b pair 1 1"] | None = None
+    ) -> Float[Tensor, "b outputs h w"]:
+        x = self.proj(x)
+        if modulation is not None:
+            scale, shift = modulation.to(x.dtype).chunk(2, dim=1)
+            x = x * (scale + 1) + shift
+        return F.silu(x)
 
 
 class ResBlock(nn.Module):
-    """Two `Block`s beside a shortcut, which is a 1x1 convolution where the widths differ."""
+    """Two `Block`s beside a shortcut, which is a 1x1 convolution where the widths differ.
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    Args:
+        time_width: of an embedded time, of which `mlp` makes the first block's modulation; 0 for none.
+    """
+
+    def __init__(self, inputs: int, outputs: int, time_width: int = 0) -> None:
         super().__init__()
+        if time_width:
+            self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(time_width, 2 * outputs))
         self.block1 = Block(inputs, outputs)
         self.block2 = Block(outputs, outputs)
         self.res_conv = nn.Conv2d(inputs, outputs, 1, bias=False) if inputs != outputs else nn.Identity()
 
-    def forward(self, x: Float[Tensor, "b inputs h w"]) -> Float[Tensor, "b outputs h w"]:
-        return self.block2(self.block1(x)) + self.res_conv(x)
+    def forward(
+        self, x: Float[Tensor, "b inputs h w"], modulation: Float[Tensor, "b pair 1 1"] | None = None
+    ) -> Float[Tensor, "b outputs h w"]:
+        return self.block2(self.block1(x, modulation)) + self.res_conv(x)
 
 
 class LinearAttention(nn.Module):
@@ -92,11 +106,11 @@ class LinearAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         height, width = x.shape[-2:]
-        heads = self.to_qkv(x).reshape(len(x), 3, self.heads, self.head_width, height * width)
+        heads = self.to_qkv(x).reshape(x.shape[0], 3, self.heads, self.head_width, height * width)
         q, k, v = heads.unbind(1)
         q = q.softmax(-2) * self.head_width**-0.5
         context = k.softmax(-1) @ (v / (height * width)).mT
-        return self.to_out((context.mT @ q).reshape(len(x), -1, height, width))
+        return self.to_out((context.mT @ q).reshape(x.shape[0], -1, height, width))
 
 
 class PreNorm(nn.Module):
