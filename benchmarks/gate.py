@@ -38,7 +38,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             codec = described.build().codec
             train_codec(described, codec, Path(folder))
-            gate = measured_gate(codec, Path(pairs) / "val")
+            gate = measured_gate(codec, described.pairs(Path(pairs) / "val"))
         numbers = (gate.reconstruction, gate.kept, gate.replaced, gate.gain)
         rows.append("| " + " | ".join([name, *(f"{number:.2f}" for number in numbers)]) + " |")
         print(rows[-1], flush=True)

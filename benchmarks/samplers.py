@@ -70,7 +70,8 @@ def uncertainty(restore: Restorer, pairs: list[tuple[refusion.Image, refusion.Im
 def main() -> None:
     restore = refusion.load(sys.argv[2] if len(sys.argv) > 2 else "shadow-removal", "cpu")
     stride = int(sys.argv[3]) if len(sys.argv) > 3 else 1
-    pairs = [pair.read() for pair in find_pairs(Path(sys.argv[1]))[::stride]]
+    views = [pair.read() for pair in find_pairs(Path(sys.argv[1]))[::stride]]
+    pairs = [(z.lq[0], z.gt[0]) for z in views]
     for steps in (2, 5, 10):
         uncertainty(restore, pairs, steps)
     table(restore, pairs)

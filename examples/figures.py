@@ -1,6 +1,6 @@
 """Make every picture of the README and the docs anew: python examples/figures.py
 
-All photographs come with scikit-image; shadows and haze on them are rendered.
+All photographs come with scikit-image; what is wrong with them is rendered.
 """
 
 from pathlib import Path
@@ -11,9 +11,19 @@ from demo import cast_shadow, pavement
 from skimage import data
 
 import refusion
-from refusion.degradation import Haze
+from refusion.degradation import (
+    Degradation,
+    Downscale,
+    Example,
+    GaussianNoise,
+    Haze,
+    Holes,
+    MotionBlur,
+    Rain,
+)
 from refusion.image import from_array
 from refusion.recipe import Process
+from refusion.rendering import Bokeh
 from refusion.restorer import noise_source
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
@@ -47,7 +57,7 @@ def latents() -> None:
     motorcycle, cup = data.stereo_motorcycle()[0][:400, :512] / 255, data.coffee()[:400, :512] / 255
     clean = [from_array(z.astype(np.float32)).tensor() for z in (motorcycle, cup)]
     haze = Haze(thin=1.2, thick=1.2, uneven=0.6)
-    hazy = [haze(z, np.random.default_rng(3)) for z in clean]
+    hazy = [haze(z, np.random.default_rng(3)).lq for z in clean]
     as_rows = [z.permute(1, 2, 0).numpy() for z in (*hazy, *clean)]
     restored = restore(as_rows[0]).pixels
     save("dehazed.jpg", row(as_rows[0], restored))
@@ -64,8 +74,65 @@ def latents() -> None:
     save("latent-crossed.jpg", row(as_rows[2], as_rows[3], decoded(3, 2), decoded(2, 3)))
 
 
+def night(clean: torch.Tensor, rng: np.random.Generator) -> Example:
+    """A short exposure: a fifteenth of the light, and its noise."""
+    light = clean**2.2 / 15
+    noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
+    return Example((light + (0.002 + 0.0004 * light.sqrt()) * noise).clamp(0, 1) ** (1 / 2.2), clean)
+
+
+def grain(clean: torch.Tensor, rng: np.random.Generator) -> Example:
+    """The noise of a sensor: more where there is more light."""
+    noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
+    return Example((clean + (0.01 + 0.04 * clean.sqrt()) * noise).clamp(0, 1), clean)
+
+
+TASKS: dict[str, tuple[Degradation, np.ndarray]] = {
+    "low-light": (night, data.coffee()),
+    "deraining": (Rain(dense=0.03), data.rocket()[100:, 100:580]),
+    "real-denoising": (grain, data.astronaut()[:256, 100:420]),
+    "super-resolution": (Downscale(factor=4), data.astronaut()[:320, 60:460]),
+    "inpainting": (Holes(most=4, thickest=0.05), data.chelsea()[:, 40:]),
+    "bokeh": (Bokeh(), data.coffee()),
+    "gaussian-denoising": (
+        GaussianNoise(weakest=25 / 255, strongest=25 / 255),
+        data.astronaut()[:256, 100:420],
+    ),
+    "deblurring": (MotionBlur(shortest=10, longest=16), data.rocket()[100:, 100:580]),
+}
+"""What goes wrong with which photograph, for each bundled model of one view without a figure of its own."""
+
+
+def tasks() -> None:
+    """For each task a row: what goes in, what comes out, and what was there."""
+    for name, (degrade, photograph) in TASKS.items():
+        clean = from_array(photograph.astype(np.float32) / 255).tensor()
+        lq, gt, condition = degrade(clean, np.random.default_rng(3))
+        restore = refusion.load(name, "cpu")
+        before = from_array(lq.permute(1, 2, 0).clamp(0, 1).numpy())
+        after = restore(before, condition=condition)
+        shown = (restore.prepared(before).pixels, after.pixels, gt.permute(1, 2, 0).numpy())
+        save(f"{name}.jpg", row(*(z[: after.size[1], : after.size[0]] for z in shown)))
+    restore = refusion.load("stereo-super-resolution", "cpu")
+    left, right, _ = data.stereo_motorcycle()
+    clean = [from_array(z[:480, :720].astype(np.float32) / 255).tensor() for z in (left, right)]
+    rng = np.random.default_rng(0)
+    views = [from_array(Downscale(factor=4)(z, rng).lq.permute(1, 2, 0).numpy()) for z in clean]
+    afters = restore.views(views)
+    part = (slice(140, 380), slice(160, 480))
+    save(
+        "stereo-super-resolution.jpg",
+        row(
+            restore.prepared(views[0]).pixels[part],
+            afters[0].pixels[part],
+            clean[0].permute(1, 2, 0).numpy()[part],
+        ),
+    )
+
+
 def main() -> None:
     IMAGES.mkdir(exist_ok=True)
+    tasks()
     latents()
     restore = refusion.load("shadow-removal", "cpu")
     shadowed = cast_shadow(pavement())

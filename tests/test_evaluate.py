@@ -3,6 +3,7 @@
 import csv
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from refusion.evaluate import Gate, Row, Scores, evaluate, mean_scores, replace_
 from refusion.image import Image, from_array, write
 from refusion.metrics import luma, psnr, ssim
 from refusion.prediction import Clean
+from refusion.resize import Enlarge
 from refusion.restorer import Restorer, Sampling
 from refusion.sde import MeanRevertingSDE
 
@@ -54,7 +56,7 @@ def pairs(tmp_path: Path) -> list[Pair]:
         lq = gt.with_pixels(gt.pixels - np.float32(dark))
         for name, z in (("lq", lq), ("gt", gt)):
             write(z, tmp_path / f"{name}{i}.tif")
-        made.append(Pair(tmp_path / f"lq{i}.tif", tmp_path / f"gt{i}.tif"))
+        made.append(Pair((tmp_path / f"lq{i}.tif",), (tmp_path / f"gt{i}.tif",)))
     return made
 
 
@@ -108,9 +110,9 @@ def test_other_sizes_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_evaluating_restores_and_scores_every_pair(restorer: Restorer, pairs: list[Pair]) -> None:
     rows, restored = zip(*evaluate(restorer, pairs), strict=True)
-    assert [row.name for row in rows] == ["lq0", "lq1", "lq2"]
+    assert [row.name for row in rows] == ["gt0", "gt1", "gt2"]
     for row, picture_out, pair in zip(rows, restored, pairs, strict=True):
-        lq, gt = pair.read()
+        (lq,), (gt,), _ = pair.read()
         assert row.input == score(lq, gt)
         assert row.output == score(restorer(lq), gt)
         np.testing.assert_array_equal(picture_out.pixels, restorer(lq).pixels)
@@ -119,10 +121,74 @@ def test_evaluating_restores_and_scores_every_pair(restorer: Restorer, pairs: li
 
 
 def test_evaluating_is_a_generator_and_takes_options(restorer: Restorer, pairs: list[Pair]) -> None:
-    first, _ = next(evaluate(restorer, [pairs[0], Pair(Path("none"), Path("none"))], 2, steps=3))
+    first, _ = next(evaluate(restorer, [pairs[0], Pair((Path("none"),), (Path("none"),))], 2, steps=3))
     assert first.output.psnr > 40
     with pytest.raises(ValueError, match="steps is 101"):
         next(evaluate(restorer, pairs, steps=101))
+
+
+class Stereo(Brighter):
+    """Says of each view how much brighter the other one is."""
+
+    views = 2
+
+    def forward(self, x_t: Tensor, mu: Tensor, t: Tensor, embedding: Tensor) -> Tensor:
+        return mu.flip(0) - mu
+
+
+def test_of_two_views_each_is_scored(sde: MeanRevertingSDE, tmp_path: Path) -> None:
+    """Left and right were exchanged."""
+    left, right = picture(0), picture(1)
+    for name, z in (("left", left), ("right", right)):
+        write(z, tmp_path / f"{name}.tif")
+    files = (tmp_path / "left.tif", tmp_path / "right.tif")
+    pair = Pair(files[::-1], files)
+    restorer = Restorer(Stereo(), Pixels(2), sde, Clean(), Sampling(steps=1))
+    rows, restored = zip(*evaluate(restorer, [pair]), strict=True)
+    assert [row.name for row in rows] == ["left-left", "left-right"]
+    for row, made, lq, gt in zip(rows, restored, (right, left), (left, right), strict=True):
+        assert row.input == score(lq, gt)
+        assert row.output == score(made, gt)
+        assert row.output.psnr > 50 > row.input.psnr
+
+
+def test_a_smaller_picture_is_scored_enlarged(sde: MeanRevertingSDE, tmp_path: Path) -> None:
+    lq, gt = picture(0, 10, 12), picture(1, 20, 24)
+    for name, z in (("lq", lq), ("gt", gt)):
+        write(z, tmp_path / f"{name}.tif")
+    pair = Pair((tmp_path / "lq.tif",), (tmp_path / "gt.tif",), factor=2)
+    restorer = Restorer(Brighter(), Pixels(2), sde, Clean(), Sampling(steps=1), Enlarge(2, "nearest"))
+    ((row, made),) = evaluate(restorer, [pair])
+    repeated = lq.pixels.repeat(2, 0).repeat(2, 1)
+    assert made.size == (24, 20)
+    assert row.input.psnr == pytest.approx(score(from_array(repeated), gt).psnr, abs=1e-2)
+    np.testing.assert_allclose(made.pixels, repeated + 0.1, atol=1e-3)
+
+
+class Told(nn.Module):
+    """Says that the picture is brighter by as much as it is told."""
+
+    conditions = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def embed(self, t: Tensor, condition: Tensor) -> Tensor:
+        return condition
+
+    def forward(self, x_t: Tensor, mu: Tensor, t: Tensor, embedding: Tensor) -> Tensor:
+        return embedding[:, :, None, None].expand(mu.shape)
+
+
+def test_the_condition_of_a_pair_tells_the_network(sde: MeanRevertingSDE, pairs: list[Pair]) -> None:
+    restorer = Restorer(Told(), Pixels(2), sde, Clean(), Sampling(steps=1))
+    told = [replace(pair, condition=(x,)) for pair, x in zip(pairs, (0.1, 0.1, 0.0), strict=True)]
+    assert all(row.output.psnr > 50 for row, _ in evaluate(restorer, told))
+    ((row, _),) = evaluate(restorer, told[2:], condition=(0.1,))
+    assert row.output.psnr == pytest.approx(20, abs=0.2)
+    with pytest.raises(ValueError, match="condition has 0 numbers: this model takes 1"):
+        next(evaluate(restorer, pairs))
 
 
 def test_means_count_equal_pictures_as_100_db() -> None:
@@ -149,10 +215,8 @@ class Split(Codec):
         return state + features[0] + self.error
 
 
-def even(tmp_path: Path, lq: float, gt: float) -> Pair:
-    for name, value in (("lq", lq), ("gt", gt)):
-        write(from_array(np.full((12, 15, 3), value / 255)), tmp_path / f"{name}.png")
-    return Pair(tmp_path / "lq.png", tmp_path / "gt.png")
+def even(value: float) -> Image:
+    return from_array(np.full((12, 15, 3), value / 255))
 
 
 def decibel(difference: float) -> float:
@@ -160,9 +224,9 @@ def decibel(difference: float) -> float:
     return 20 * float(np.log10(255 / difference))
 
 
-def test_the_gate_measures_what_the_decoder_takes_from_the_state(tmp_path: Path) -> None:
+def test_the_gate_measures_what_the_decoder_takes_from_the_state() -> None:
     """By hand: of a difference of 80 grey levels, three quarters are in the state."""
-    gate, replaced = replace_latent(Split(0.75), even(tmp_path, 100, 180))
+    gate, replaced = replace_latent(Split(0.75), even(100), even(180))
     assert gate.reconstruction == INFINITE
     assert gate.kept == pytest.approx(decibel(80), abs=1e-3)
     assert gate.replaced == pytest.approx(decibel(20), abs=1e-3)
@@ -171,28 +235,28 @@ def test_the_gate_measures_what_the_decoder_takes_from_the_state(tmp_path: Path)
     np.testing.assert_allclose(replaced.pixels, 160 / 255, atol=1e-6)
 
 
-def test_a_state_that_says_nothing_gains_nothing(tmp_path: Path) -> None:
-    gate, _ = replace_latent(Split(0.0), even(tmp_path, 100, 180))
+def test_a_state_that_says_nothing_gains_nothing() -> None:
+    gate, _ = replace_latent(Split(0.0), even(100), even(180))
     assert gate.gain == 0
     assert gate.replaced == pytest.approx(decibel(80), abs=1e-3)
 
 
-def test_a_state_that_says_everything_meets_the_clean_picture(tmp_path: Path) -> None:
-    gate, _ = replace_latent(Split(1.0), even(tmp_path, 100, 180))
+def test_a_state_that_says_everything_meets_the_clean_picture() -> None:
+    gate, _ = replace_latent(Split(1.0), even(100), even(180))
     assert gate.replaced == INFINITE
     assert gate.gain == INFINITE
     assert mean_scores([gate, gate]).gain == pytest.approx(100 - decibel(80), abs=1e-3)
 
 
-def test_the_gate_measures_pictures_and_reconstruction_by_the_degraded(tmp_path: Path) -> None:
+def test_the_gate_measures_pictures_and_reconstruction_by_the_degraded() -> None:
     """Rounded and clipped as files are: white and 40 grey levels are white."""
-    gate, _ = replace_latent(Split(1.0, error=40 / 255), even(tmp_path, 100, 255))
+    gate, _ = replace_latent(Split(1.0, error=40 / 255), even(100), even(255))
     assert gate.replaced == INFINITE
     assert gate.reconstruction == pytest.approx(decibel(40), abs=1e-3)
     assert gate.kept == pytest.approx(decibel(115), abs=1e-3)
 
 
-def test_means_of_gates_are_of_each_number(tmp_path: Path) -> None:
+def test_means_of_gates_are_of_each_number() -> None:
     mean = mean_scores([Gate(INFINITE, 20, 10), Gate(30, 30, 12)])
     assert mean == Gate(65, 25, 11)
     assert mean.gain == 14

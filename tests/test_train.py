@@ -387,7 +387,7 @@ def test_released_latents_are_about_as_pictures_are(pairs: Path, latent: Path, f
 
     def moments(numbers: range) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            states = [codec.encode(z[None]).mu[0].flatten(1) for i in numbers for z in samples[i][:2]]
+            states = [codec.encode(z).mu[0].flatten(1) for i in numbers for z in samples[i][:2]]
         std, mean = torch.std_mean(torch.cat(states, dim=1), dim=1)
         return mean, std
 

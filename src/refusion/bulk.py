@@ -1,18 +1,22 @@
 """Many pictures at once: what is restored to where."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from refusion import image
+from refusion.data import SIDES
 from refusion.errors import ImageError
+
+Files = tuple[Path, ...]
+"""Of one scene: a picture, or its left and right view."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """Each picture and where its restoration goes, and a line for everything that cannot be done."""
 
-    jobs: dict[Path, Path] = field(default_factory=dict)
+    jobs: dict[Files, Files] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -47,7 +51,44 @@ def plan(paths: Iterable[str], out: Path) -> Plan:
             elif target.resolve() == source.resolve():
                 made.problems.append(f"{source} would be replaced by its restoration: give another --out")
             else:
-                made.jobs[source] = target
+                made.jobs[source,] = (target,)
+    return made
+
+
+def plan_views(paths: Sequence[str], out: Path) -> Plan:
+    """The same of two views: of a left and a right file, or of two folders of files with equal stems.
+
+    Restorations go to left/ and right/ in `out`.
+
+    Raises:
+        ImageError: there are not two paths, or `out` is a file.
+    """
+    if len(paths) != 2:
+        raise ImageError(f"{len(paths)} paths: this model takes two, of the left and of the right view")
+    if out.suffix and not out.is_dir():
+        raise ImageError(f"{out}: two views are written, name a folder without a dot in its name")
+    left, right = (plan([path], out / side) for path, side in zip(paths, SIDES, strict=True))
+    made = Plan(problems=[*left.problems, *right.problems])
+    folders = any(Path(path).is_dir() for path in paths)
+    if not folders and len(left.jobs) == len(right.jobs) == 1:
+        pairs = zip(left.jobs.items(), right.jobs.items(), strict=True)
+        made.jobs.update({l_in + r_in: l_out + r_out for (l_in, l_out), (r_in, r_out) in pairs})
+        return made
+    views = [
+        {
+            target.relative_to(out / side).with_suffix(""): (source, target)
+            for (source,), (target,) in planned.jobs.items()
+        }
+        for planned, side in zip((left, right), SIDES, strict=True)
+    ]
+    for inner in sorted(views[0].keys() | views[1].keys()):
+        if inner in views[0] and inner in views[1]:
+            sources, targets = zip(views[0][inner], views[1][inner], strict=True)
+            made.jobs[sources] = targets
+        else:
+            made.problems.append(
+                f"{views[inner in views[1]][inner][0]}: no picture of the other view has its name"
+            )
     return made
 
 

@@ -1,10 +1,12 @@
 """The commands: typed functions that call the package and print."""
 
 import logging
+import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -14,8 +16,10 @@ from tqdm import tqdm
 
 import refusion
 from refusion import checkpoint, image
-from refusion.bulk import plan
+from refusion.bulk import Files, plan, plan_views
+from refusion.degradation import painted
 from refusion.errors import ImageError, RefusionError
+from refusion.lens import Lens, condition
 from refusion.recipe import Card
 from refusion.restorer import SAMPLERS, Restorer
 
@@ -45,9 +49,35 @@ class How:
     "Seed of all noise."
     tile: int | None = None
     "Side in pixels of the tiles of a large picture; by default what free memory allows."
+    sigma: str | None = None
+    "Deviation of the noise, as 25/255, for models of Gaussian denoising; by default estimated."
+    source_lens: str | None = None
+    "For bokeh: what the picture was taken with, as Canon50mmf1.4BS."
+    target_lens: str | None = None
+    "For bokeh: what it should look like, as Sony50mmf16.0BS."
+    disparity: float | None = None
+    "For bokeh: how far the background is from what is in focus, about 10 to 90."
 
     def options(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        given = {key: value for key, value in asdict(self).items() if value is not None}
+        if self.sigma is not None:
+            given["sigma"] = _number(self.sigma)
+        lens = [given.pop(key, None) for key in ("source_lens", "target_lens", "disparity")]
+        if any(value is not None for value in lens):
+            source, target, disparity = lens
+            if source is None or target is None or disparity is None:
+                raise ValueError("give --source-lens, --target-lens and --disparity together")
+            if not 0 <= disparity < math.inf:
+                raise ValueError(f"disparity is {disparity}: give a number from 0")
+            given["condition"] = condition(Lens.parse(source), Lens.parse(target), disparity)
+        return given
+
+
+def _number(text: str) -> float:
+    try:
+        return float(Fraction(text))
+    except (ValueError, ArithmeticError):
+        raise ValueError(f"sigma is {text!r}: give a number or a fraction, as 25/255") from None
 
 
 @contextmanager
@@ -67,6 +97,42 @@ def _log_shown() -> Iterator[None]:
         logger.propagate = before[1]
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Extras:
+    """What is done besides restoring each picture once."""
+
+    samples: int = 1
+    "Restore this many times with successive seeds and write the mean."
+    uncertainty: Annotated[bool, Parameter(negative="")] = False
+    "With --samples, also write NAME-uncertainty.png: the samples' deviation, white for a tenth of the range."
+    trajectory: Path | None = None
+    "Write the steps of a single picture as an animated GIF."
+    mask: Path | None = None
+    """For inpainting: a picture that is white where something is missing, of the size of the picture; or a
+    folder with one for each picture, of the same name."""
+    hole_colour: str | None = None
+    """For inpainting: what is missing is painted over with this colour, as "#ff00ff"."""
+
+    def check(self, jobs: int, views: int) -> None:
+        """Refuse what does not go together."""
+        if self.samples < 1:
+            raise ValueError(f"--samples is {self.samples}: give at least 1")
+        if self.uncertainty and self.samples < 2:
+            raise ValueError("--uncertainty needs --samples of at least 2")
+        if self.trajectory and jobs > 1:
+            raise ValueError("--trajectory needs a single picture and a single sample")
+        chosen = {
+            "--samples": self.samples > 1,
+            "--trajectory": self.trajectory,
+            "--mask": self.mask,
+            "--hole-colour": self.hole_colour,
+            "a stereo model": views > 1,
+        }
+        if len(names := [name for name, given in chosen.items() if given]) > 1:
+            raise ValueError(f"{' and '.join(names)} do not go together: give one")
+
+
 @app.command
 @_log_shown()
 def restore(
@@ -74,45 +140,36 @@ def restore(
     out: Out = Path("restored"),
     model: str = "shadow-removal",
     how: How = How(),
-    samples: int = 1,
-    uncertainty: bool = False,
-    trajectory: Path | None = None,
+    extras: Extras = Extras(),
     device: Device = None,
     overwrite: Annotated[bool, Parameter(negative="--skip")] = False,
 ) -> int:
     """Restore pictures: files, folders or glob patterns.
 
     Args:
-        paths: Files, folders (with all that is in them) or patterns as "*.jpg".
-        out: A folder, or for a single picture a file.
+        paths: Files, folders (with all that is in them) or patterns as "*.jpg". For a stereo model the
+            left and the right view: two files, or two folders of files with equal names.
+        out: A folder, or for a single picture a file. Two views go to left/ and right/ in it.
         model: A bundled name (see `refusion models`) or a file.
-        samples: Restore this many times with successive seeds and write the mean.
-        uncertainty: With --samples, also write NAME-uncertainty.png: the samples' deviation, where
-            white is a tenth of the range or more.
-        trajectory: Write the steps of a single picture as an animated GIF.
         overwrite: Redo pictures that are done already, instead of skipping them.
     """
-    planned = plan(paths, out)
+    options, views = how.options(), checkpoint.read_header(checkpoint.resolve(model)).recipe.views
+    planned = plan_views(paths, out) if views > 1 else plan(paths, out)
     jobs = planned.jobs
-    if samples < 1:
-        raise ValueError(f"--samples is {samples}: give at least 1")
-    if uncertainty and samples < 2:
-        raise ValueError("--uncertainty needs --samples of at least 2")
-    if trajectory and (len(jobs) > 1 or samples > 1):
-        raise ValueError("--trajectory needs a single picture and a single sample")
-    todo = {source: target for source, target in jobs.items() if overwrite or not target.exists()}
+    extras.check(len(jobs), views)
+    todo = {files: targets for files, targets in jobs.items() if overwrite or not _exist(targets)}
     for problem in planned.problems:
         _complain(problem)
     restorer = refusion.load(model, device) if todo else None
     failed = 0
-    for source, target in _progress(todo.items(), "picture"):
+    for sources, targets in _progress(todo.items(), "picture"):
         assert restorer is not None
         try:
-            _restore_one(restorer, source, target, how.options(), samples, uncertainty, trajectory)
+            _restore_one(restorer, sources, targets, options, extras)
         except (ImageError, OSError, MemoryError, RuntimeError) as error:  # torch's memory ends in the last
             failed += 1
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            _complain(reason if isinstance(error, ImageError) else f"{source}: {reason}")
+            _complain(reason if isinstance(error, ImageError) else f"{sources[0]}: {reason}")
     done, skipped = len(todo) - failed, len(jobs) - len(todo)
     failed += len(planned.problems)
     notes = [f"{skipped} were there already (--overwrite redoes them)"] * bool(skipped)
@@ -121,35 +178,67 @@ def restore(
     return 1 if failed else 0
 
 
+def _exist(targets: Files) -> bool:
+    return all(target.exists() for target in targets)
+
+
 def _restore_one(
+    restorer: Restorer, sources: Files, targets: Files, options: dict[str, Any], extras: Extras
+) -> None:
+    """Read a scene, restore it and write it."""
+    pictures = [image.read(source) for source in sources]
+    if len({picture.size for picture in pictures}) > 1:
+        sizes = " and ".join("{}x{}".format(*picture.size) for picture in pictures)
+        raise ImageError(f"{' and '.join(map(str, sources))} have sizes {sizes}: give views of one size")
+    for target in targets:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    results = _results(restorer, pictures, sources[0], targets[0], options, extras)
+    for source, picture, result, target in zip(sources, pictures, results, targets, strict=True):
+        if np.abs(result.pixels - restorer.prepared(picture).pixels).max() < 1 / 255:
+            _complain(f"{source}: nothing changed; is this a picture for this model?")
+        image.write(result, target)
+
+
+def _results(
     restorer: Restorer,
+    pictures: Sequence[image.Image],
     source: Path,
     target: Path,
     options: dict[str, Any],
-    samples: int,
-    uncertainty: bool,
-    trajectory: Path | None,
-) -> None:
-    picture = image.read(source)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if samples > 1:
-        drawn = restorer.samples(picture, samples, **options)
-        result = drawn.mean
-        if uncertainty:
-            image.write(
-                image.from_array((10 * drawn.deviation).clip(0, 1)),
-                target.with_name(f"{target.stem}-uncertainty.png"),
-            )
-    else:
-        frames = (
-            list(restorer.trajectory(picture, **options)) if trajectory else [restorer(picture, **options)]
-        )
-        result = frames[-1]
-        if trajectory:
-            image.write_gif([picture, *frames], trajectory)
-    if np.abs(result.pixels - picture.pixels).max() < 1 / 255:
-        _complain(f"{source}: nothing changed; is this a picture for this model?")
-    image.write(result, target)
+    extras: Extras,
+) -> tuple[image.Image, ...]:
+    """The restored views of a scene; what the extras ask for besides is written."""
+    picture = pictures[0]
+    if extras.mask or extras.hole_colour:
+        return (restorer.fill(picture, _holes(picture, source, extras), **options),)
+    if extras.samples > 1:
+        drawn = restorer.samples(picture, extras.samples, **options)
+        if extras.uncertainty:
+            shown = image.from_array((10 * drawn.deviation).clip(0, 1))
+            image.write(shown, target.with_name(f"{target.stem}-uncertainty.png"))
+        return (drawn.mean,)
+    if extras.trajectory:
+        frames = list(restorer.trajectory(picture, **options))
+        image.write_gif([restorer.prepared(picture), *frames], extras.trajectory)
+        return (frames[-1],)
+    return restorer.views(pictures, **options)
+
+
+def _holes(picture: image.Image, source: Path, extras: Extras) -> np.ndarray:
+    """(h, w), 1 where the picture is missing."""
+    mask = extras.mask
+    if mask is None:
+        return painted(picture.tensor(), extras.hole_colour or "")[0].numpy()
+    if mask.is_dir():
+        named = [path for path in image.find([mask]) if path.stem == source.stem]
+        if not named:
+            raise ImageError(f"{source}: no mask of its name in {mask}")
+        mask = named[0]
+    read = image.read(mask)
+    if read.size != picture.size:
+        sizes = " and ".join("{}x{}".format(*size) for size in (read.size, picture.size))
+        raise ImageError(f"{mask} and {source} have sizes {sizes}: give a mask of the picture's size")
+    return (read.pixels.mean(-1) > 0.5).astype(np.float32)
 
 
 @app.command
@@ -214,16 +303,16 @@ def evaluate(
     """Measure a model on a folder of pairs: PSNR and SSIM in RGB and Y, of the input and the output.
 
     Args:
-        data: A folder with lq/ and gt/, paired by file stem.
+        data: A folder with lq/ and gt/, paired by file stem; or for a model whose pairs are made, of
+            clean pictures.
         model: A bundled name or a file.
         border: Pixels left out on each side.
         csv: Write the scores of every picture to this file.
         save: Write the restored pictures to this folder.
     """
     from refusion import evaluate as measuring
-    from refusion.data import find_pairs
 
-    pairs = find_pairs(data)
+    pairs = checkpoint.read_header(checkpoint.resolve(model)).recipe.pairs(data)
     restorer = refusion.load(model, device)
     rows = []
     if save:
@@ -242,22 +331,26 @@ def evaluate(
 
 
 @app.command
-def doctor(data: Path, *, sheet: Path | None = None) -> int:
+def doctor(data: Path, *, recipe: Path | None = None, sheet: Path | None = None) -> int:
     """Look at a folder of pairs before training: what is in it, and all that is wrong with it.
 
     Args:
         data: A folder with lq/ and gt/, or with train/ and val/ that hold them.
+        recipe: Whose degradation makes what is not there, and which enlarges.
         sheet: Write a contact sheet, degraded above clean, to this file.
     """
     from refusion.data import contact_sheet, inspect_pairs
+    from refusion.recipe import load_yaml
 
+    described = load_yaml(recipe) if recipe else None
+    how = (described.data.degradation, described.enlarge.factor) if described else ()
     folders = [data / part for part in ("train", "val") if (data / part).is_dir()] or [data]
     problems = 0
     if (data / "train").is_dir() and not (data / "val").is_dir():
         _complain(f"{data}: no val/; training chooses its model there")
         problems += 1
     for folder in folders:
-        finding = inspect_pairs(folder)
+        finding = inspect_pairs(folder, *how)
         sizes = ", ".join(f"{count} of {w}x{h}" for (w, h), count in sorted(finding.sizes.items())[:8])
         more = f" and {len(finding.sizes) - 8} other sizes" if len(finding.sizes) > 8 else ""
         print(f"{folder}: {len(finding.pairs)} pairs{': ' if sizes else ''}{sizes}{more}")
@@ -300,11 +393,13 @@ def diffuse(
     from refusion.data import Pair
     from refusion.recipe import Process, validated
     from refusion.restorer import noise_source
+    from refusion.sde import MeanRevertingSDE
 
-    gt, lq = Pair(lq=start, gt=end).read()
+    (gt,), (lq,), _ = Pair(lq=(start,), gt=(end,)).read()
     x0, mu = gt.tensor()[None], lq.tensor()[None]
     values = {"schedule": schedule, "steps": steps, "noise_level": noise_level}
     sde = validated(Process, values, "diffuse").build()
+    assert isinstance(sde, MeanRevertingSDE)
     draw = (lambda: torch.zeros_like(mu)) if mean else noise_source(mu, seed)
     states = _progress(sde.forward(x0, mu, draw), "step", sde.steps + 1)
     frames = [gt.with_pixels(x[0]) for x in states]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
@@ -9,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from refusion.objective import replacing_loss
 from refusion.recipe import Loop, Recipe
+from refusion.tiling import Network, conditions
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,22 @@ def cost(recipe: Recipe) -> Cost:
     with torch.device("meta"):
         restorer = recipe.build()
         codec, network = restorer.codec, restorer.network
+        denoiser = cast(Network, network)
         pictures, drop = torch.zeros(first.batch, 3, *first.patch), torch.zeros(first.batch, dtype=torch.bool)
         _, kept_first = _count(
             first, lambda: replacing_loss(codec.encode, codec.decode, pictures, pictures, drop, 1.0, 1.0)
         )
-        pictures = torch.zeros(second.batch, 3, *recipe.data.patch)
+        pictures = torch.zeros(second.batch * recipe.views, 3, *recipe.data.patch)
         codec.requires_grad_(False)
         encoded = codec.encode(pictures)
         codec_macs, _ = _count(second, lambda: codec.decode(*codec.encode(pictures)))
-        mu, t = encoded.mu, torch.zeros(second.batch)
-        macs, kept_second = _count(second, lambda: network(mu, mu, t))
+        mu, t = encoded.mu, torch.zeros(len(pictures))
+        wanted = [torch.zeros(len(t), n)] if (n := conditions(network)) else []
+
+        def predict() -> torch.Tensor:
+            return denoiser(mu, mu, t, denoiser.embed(t, *wanted))
+
+        macs, kept_second = _count(second, predict)
         trained = list(network.parameters())
         if second.tune == "decoder":
             network.requires_grad_(False)
@@ -56,7 +64,7 @@ def cost(recipe: Recipe) -> Cost:
             for weight in trained:
                 weight.requires_grad_(True)
         if second.compare == "picture":
-            _, kept_second = _count(second, lambda: codec.decode(network(mu, mu, t), *encoded[1:]))
+            _, kept_second = _count(second, lambda: codec.decode(predict(), *encoded[1:]))
     inside, outside = (sum(p.numel() for p in module.parameters()) for module in (codec, network))
     learning = sum(p.numel() for p in trained)
     stages = (4 * 5 * inside + kept_first, 4 * (2 * (inside + outside) + 3 * learning) + kept_second)

@@ -82,11 +82,13 @@ def score(image: Image, truth: Image, border: int = 0) -> Scores:
 def evaluate(
     restore: Restorer, pairs: Iterable[Pair], border: int = 0, **options: Any
 ) -> Iterator[tuple[Row, Image]]:
-    """Restore every pair's degraded picture and score it; `options` are fields of `Sampling`."""
+    """Restore every pair's degraded picture and score it; `options` are fields of `Sampling`. Of two
+    views each is scored."""
     for pair in pairs:
-        lq, gt = pair.read()
-        restored = restore(lq, **options)
-        yield Row(pair.name, score(lq, gt, border), score(restored, gt, border)), restored
+        views = pair.read()
+        restored = restore.views(views.lq, **{"condition": views.condition, **options})
+        for name, lq, gt, made in zip(pair.names, views.lq, views.gt, restored, strict=True):
+            yield Row(name, score(restore.prepared(lq), gt, border), score(made, gt, border)), made
 
 
 def mean_scores(scores: Sequence[S]) -> S:
@@ -97,9 +99,8 @@ def mean_scores(scores: Sequence[S]) -> S:
 
 
 @torch.inference_mode()
-def replace_latent(codec: Codec, pair: Pair) -> tuple[Gate, Image]:
+def replace_latent(codec: Codec, lq: Image, gt: Image) -> tuple[Gate, Image]:
     """Decode both states of a pair with the degraded picture's features: how good, and the replaced one."""
-    lq, gt = pair.read()
     device = next(codec.parameters()).device
     pictures = [z.tensor()[None].to(device) for z in (lq, gt)]
     fitted = suited_codec(codec, pictures[0])

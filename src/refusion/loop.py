@@ -26,7 +26,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from refusion import checkpoint
-from refusion.data import Pair, StepBatches, TrainingSamples, find_pairs, stems
+from refusion.data import Pair, StepBatches, TrainingSamples, stems
 from refusion.errors import DataError, RecipeError, RefusionError
 from refusion.files import atomic
 from refusion.image import Image, from_array, write
@@ -59,19 +59,24 @@ class Stage(lightning.LightningModule, ABC):
     def samples(self, pairs: Sequence[Pair], scenes: Sequence[Path]) -> TrainingSamples: ...
 
     @abstractmethod
-    def loss(self, lq: Tensor, gt: Tensor, generator: torch.Generator) -> Tensor: ...
+    def loss(self, lq: Tensor, gt: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
+        """Of (b * views, 3, h, w) pictures, the views of a scene one after the other, and (b, conditions)."""
 
     @abstractmethod
-    def measure(self, pair: Pair) -> tuple[dict[str, float], Image]:
-        """Scores of the average on a validation pair, "psnr" among them, and what it made."""
+    def measure(self, pair: Pair) -> tuple[dict[str, float], list[Image]]:
+        """Scores of the average on a validation pair, "psnr" among them, and pictures to look at."""
 
     def release(self, scores: dict[str, float]) -> None:
         """Write what users get, after the best validation so far."""
 
+    def find(self, part: str) -> list[Pair]:
+        """The pairs of train/ or val/."""
+        return self.recipe.pairs(Path(self.recipe.data.folder) / part)
+
     def train_dataloader(self) -> DataLoader[Any]:
         data, loop = self.recipe.data, self.loop
         scenes = [path for folder in data.scenes for path in stems(Path(folder)).values()]
-        samples = self.samples(find_pairs(Path(data.folder) / "train"), scenes)
+        samples = self.samples(self.find("train"), scenes)
         batches = StepBatches(
             self.first_step * loop.accumulate,
             loop.steps * loop.accumulate,
@@ -87,16 +92,15 @@ class Stage(lightning.LightningModule, ABC):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Numbers of pairs, every process its share."""
-        folder = Path(self.recipe.data.folder) / "val"
-        self.pairs = find_pairs(folder)
+        self.pairs = self.find("val")
         if len(self.pairs) < self.trainer.world_size:
-            raise DataError(f"{folder}: {len(self.pairs)} pairs for {self.trainer.world_size} processes")
+            raise DataError(f"val: {len(self.pairs)} pairs for {self.trainer.world_size} processes")
         return DataLoader(range(self.trainer.global_rank, len(self.pairs), self.trainer.world_size))  # type: ignore[arg-type]
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        lq, gt, numbers = batch
+        lq, gt, condition, numbers = batch
         generator = torch.Generator(self.device).manual_seed(_seed(self.loop.seed, int(numbers[0])))
-        loss = self.loss(lq, gt, generator)
+        loss = self.loss(lq.flatten(0, 1), gt.flatten(0, 1), condition, generator)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -129,11 +133,10 @@ class Stage(lightning.LightningModule, ABC):
             return
         pair = self.pairs[int(number)]
         with torch.autocast(self.device.type, enabled=False):
-            scores, made = self.measure(pair)
+            scores, shown = self.measure(pair)
         self.scores.append(scores)
         if self.trainer.is_global_zero and batch_idx < PICTURES:
-            lq, gt = pair.read()
-            side_by_side = np.concatenate([z.pixels for z in (lq, made, gt)], axis=1)
+            side_by_side = np.concatenate([z.pixels for z in shown], axis=1)
             folder = self.out / "pictures"
             folder.mkdir(exist_ok=True)
             write(from_array(side_by_side), folder / f"{pair.name}-{self.global_step}.jpg")

@@ -6,15 +6,13 @@ The tables here are the only place where a name stands for code. A task is a rec
 import inspect
 import reprlib
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args
 
 import torch
 import yaml
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     PositiveInt,
@@ -25,18 +23,29 @@ from pydantic import (
 from torch import nn
 
 from refusion import codec
+from refusion import degradation as made
 from refusion import nn as networks
-from refusion.data import Augment
-from refusion.degradation import Haze
+from refusion.data import Augment, Pair, find_pairs
+from refusion.degradation import Level
 from refusion.errors import RecipeError, hint
 from refusion.objective import Compare
 from refusion.prediction import PREDICTIONS
+from refusion.rendering import Bokeh
+from refusion.resize import Enlarge
 from refusion.restorer import Restorer, Sampling
 from refusion.schedule import RATES, make_alphas
-from refusion.sde import MeanRevertingSDE
+from refusion.sde import SDE, DenoisingSDE, MeanRevertingSDE
 
-NETWORKS = {"ConditionalNAFNet": networks.ConditionalNAFNet}
+NETWORKS = {
+    "ConditionalNAFNet": networks.ConditionalNAFNet,
+    "ConditionalUNet": networks.ConditionalUNet,
+}
 CODECS = {"Pixels": codec.Pixels, "Pyramid": codec.Pyramid, "LatentUNet": networks.LatentUNet}
+PROCESSES: Mapping[str, type[SDE]] = {"mean-reverting": MeanRevertingSDE, "denoising": DenoisingSDE}
+Degradation = (
+    made.Haze | made.Rain | made.MotionBlur | made.GaussianNoise | made.Holes | made.Downscale | Bokeh
+)
+TAGS = {*NETWORKS, *CODECS, *(kind.__name__ for kind in get_args(Degradation))}
 MOST_BLOCKS = 1024
 LARGEST = 65536
 """No size in a network, codec or process is larger; it keeps a forged file from building one without end."""
@@ -68,44 +77,36 @@ def _one_of(table: Mapping[str, type[nn.Module]]) -> Any:
     ]
 
 
-def _fraction(value: object) -> object:
-    try:
-        return float(Fraction(value)) if isinstance(value, str) and "/" in value else value
-    except ZeroDivisionError:
-        raise ValueError("a fraction needs another denominator than 0") from None
-
-
 class Process(_Settings):
-    """The mean-reverting SDE.
+    """The SDE. Its noise level is lambda; the kind "denoising" takes white noise off and nothing else."""
 
-    Noise level: lambda in units of the image range [0, 1]; may be written as a fraction, 50/255.
-    """
-
+    kind: Literal[tuple(PROCESSES)] = "mean-reverting"  # type: ignore[valid-type]
     schedule: Literal[tuple(RATES)] = "cosine"  # type: ignore[valid-type]
     steps: Annotated[int, Field(ge=1, le=LARGEST)] = 100
     delta: float = 0.005
-    noise_level: Annotated[float, BeforeValidator(_fraction)]
+    noise_level: Level
 
-    def build(self) -> MeanRevertingSDE:
+    def build(self) -> SDE:
         with torch.device("cpu"):  # tables are numbers also where networks are built without memory
             rates = RATES[self.schedule](torch.arange(self.steps + 1, dtype=torch.float64))
-            return MeanRevertingSDE(make_alphas(rates, self.delta), self.noise_level)
+            return PROCESSES[self.kind](make_alphas(rates, self.delta), self.noise_level)
 
 
 class Data(_Settings):
     """Where pairs are and how samples are drawn from them.
 
     Args:
-        folder: holds train/ and val/, each with lq/ and gt/.
+        folder: holds train/ and val/, see `refusion.data.find_pairs`.
         scenes: folders of clean pictures on which degradations are borrowed or made, see `Augment`.
-        degradation: what `augment.synthetic` makes of clean pictures, see `refusion.degradation`.
+        degradation: what is made of clean pictures, see `refusion.degradation`; without lq/ always,
+            else as often as `augment.synthetic` says.
         patch: height and width of a training sample, in pixels of the picture.
         augment: see `refusion.data.Augment`.
     """
 
     folder: str = ""
     scenes: tuple[str, ...] = ()
-    degradation: Haze | None = None
+    degradation: Annotated[Degradation, Field(discriminator="name")] | None = None
     patch: tuple[PositiveInt, PositiveInt] = (256, 256)
     augment: Augment = Augment()
 
@@ -236,10 +237,18 @@ class Recipe(_Settings):
     codec: _one_of(CODECS)  # type: ignore[valid-type]
     process: Process
     prediction: Literal[tuple(PREDICTIONS)]  # type: ignore[valid-type]
+    enlarge: Enlarge = Enlarge()
     sampling: Sampling = Sampling()
     data: Data = Data()
     codec_training: CodecTraining = CodecTraining()
     training: Training = Training()
+
+    @model_validator(mode="after")
+    def _as_large(self) -> "Recipe":
+        factor = getattr(self.data.degradation, "factor", self.enlarge.factor)
+        if factor != self.enlarge.factor:
+            raise ValueError(f"data.degradation.factor is {factor}, enlarge.factor {self.enlarge.factor}")
+        return self
 
     def build(self) -> Restorer:
         """A restorer with fresh weights.
@@ -255,7 +264,17 @@ class Recipe(_Settings):
                 raise ValueError(f"sampling.steps is {self.sampling.steps} and process.steps {sde.steps}")
         except (ValueError, RuntimeError) as error:  # the latter of sizes that torch cannot hold
             raise RecipeError(f"{self.task}: {str(error).splitlines()[0]}") from error
-        return Restorer(network, made_codec, sde, PREDICTIONS[self.prediction], self.sampling)
+        prediction = PREDICTIONS[self.prediction]
+        return Restorer(network, made_codec, sde, prediction, self.sampling, self.enlarge)
+
+    @property
+    def views(self) -> int:
+        """Pictures of one scene that the network sees together."""
+        return 2 if getattr(self.network, "stereo", False) else 1
+
+    def pairs(self, folder: str | Path) -> list[Pair]:
+        """The pairs of a folder, as this task takes them; see `refusion.data.find_pairs`."""
+        return find_pairs(Path(folder), self.data.degradation, self.enlarge.factor)
 
     def to_yaml(self) -> str:
         text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -303,7 +322,7 @@ def validated(kind: type[S], values: Mapping[str, Any], source: str) -> S:
 
 def _explain(error: Any) -> str:
     """One clause for one error of pydantic: the key, what was given and what was expected."""
-    path = [str(part) for part in error["loc"] if part not in NETWORKS and part not in CODECS]
+    path = [str(part) for part in error["loc"] if part not in TAGS]
     key = ".".join(path)
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown key {key}{hint(path[-1], _all_keys())}"
@@ -320,7 +339,8 @@ def _all_keys() -> set[str]:
     """Every key at any level, for suggestions."""
     kinds = [*_Settings.__subclasses__(), *Loop.__subclasses__()]
     keys = {key for settings in kinds for key in settings.model_fields}
-    return keys.union(*(values.__dataclass_fields__ for values in (Augment, Haze, Sampling)))
+    plain = (Augment, Enlarge, Sampling, *get_args(Degradation))
+    return keys.union(*(values.__dataclass_fields__ for values in plain))
 
 
 def load_yaml(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -13,15 +13,17 @@ from torch import Tensor, nn
 
 from refusion import checkpoint
 from refusion.codec import Codec
-from refusion.data import Pair, TrainingSamples, find_pairs
-from refusion.errors import RecipeError, RefusionError
+from refusion.data import Pair, TrainingSamples
+from refusion.errors import DataError, RecipeError, RefusionError
 from refusion.evaluate import Gate, evaluate, mean_scores, replace_latent
 from refusion.files import atomic
-from refusion.image import Image
+from refusion.image import Image, from_array
 from refusion.loop import Stage, fit
 from refusion.objective import diffusion_loss, replacing_loss
 from refusion.recipe import Recipe, load_yaml
+from refusion.resize import Enlarge
 from refusion.restorer import Restorer
+from refusion.tiling import Network, conditions, views
 
 RECIPE, CODEC = "recipe.yaml", "codec.safetensors"
 STATISTICS = 256
@@ -41,9 +43,11 @@ class CodecStage(Stage):
         """Crops without a change of scale, whatever the second stage sees."""
         data, settings = self.recipe.data, self.recipe.codec_training
         augment = replace(data.augment, zoom=1.0)
-        return TrainingSamples(pairs, settings.patch, augment, settings.seed, scenes, data.degradation)
+        return TrainingSamples(
+            pairs, settings.patch, augment, settings.seed, scenes, data.degradation, self.recipe.enlarge
+        )
 
-    def loss(self, lq: Tensor, gt: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(self, lq: Tensor, gt: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
         settings = self.recipe.codec_training
         chances = torch.rand(len(lq) + 1, generator=generator, device=self.device)
         if chances[0] < settings.swap:
@@ -52,10 +56,10 @@ class CodecStage(Stage):
         codec = self.learner
         return replacing_loss(codec.encode, codec.decode, lq, gt, drop, settings.replacing, settings.regular)
 
-    def measure(self, pair: Pair) -> tuple[dict[str, float], Image]:
-        gate, replaced = replace_latent(self.ema, pair)
-        mean = mean_scores([gate])
-        return {"psnr": mean.replaced, **_prefixed(mean)}, replaced
+    def measure(self, pair: Pair) -> tuple[dict[str, float], list[Image]]:
+        gates, shown = zip(*_replaced(self.ema, pair, self.recipe.enlarge), strict=True)
+        mean = mean_scores(gates)
+        return {"psnr": mean.replaced, **_prefixed(mean)}, list(shown[0])
 
 
 class Parts(nn.Module):
@@ -92,35 +96,54 @@ class Diffusion(Stage):
 
     def samples(self, pairs: Sequence[Pair], scenes: Sequence[Path]) -> TrainingSamples:
         data = self.recipe.data
-        return TrainingSamples(
-            pairs, data.patch, data.augment, self.recipe.training.seed, scenes, data.degradation
-        )
+        seed, enlarge = self.recipe.training.seed, self.recipe.enlarge
+        made = TrainingSamples(pairs, data.patch, data.augment, seed, scenes, data.degradation, enlarge)
+        self._check_fit(*made[0][1:3])
+        return made
 
-    def loss(self, lq: Tensor, gt: Tensor, generator: torch.Generator) -> Tensor:
+    def _check_fit(self, gt: Tensor, condition: Tensor) -> None:
+        network = self.restorer.network
+        for name, given, expected in (
+            ("views", len(gt), views(network)),
+            ("conditions", len(condition), conditions(network)),
+        ):
+            if given != expected:
+                raise DataError(f"the pairs have {given} {name}, and the network takes {expected}")
+
+    def loss(self, lq: Tensor, gt: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
         training, sde = self.recipe.training, self.restorer.sde
-        network, codec = self.learner.network, self.learner.codec
+        network, codec = cast(Network, self.learner.network), self.learner.codec
         mu, features, size = codec.encode(lq)
         x0 = codec.encode(gt).mu
         draw: dict[str, Any] = {"generator": generator, "device": self.device}
-        t = torch.randint(1, sde.steps + 1, (len(mu),), **draw)
-        t = torch.where(torch.rand(len(mu), **draw) < training.terminal, sde.steps, t)
+        scenes = len(condition)
+        t = torch.randint(1, sde.steps + 1, (scenes,), **draw)
+        t = torch.where(torch.rand(scenes, **draw) < training.terminal, sde.steps, t)
+        # The views of a scene share time and noise, as they do in restoring.
+        noise = torch.randn((scenes, *mu.shape[1:]), **draw)
+        t, noise, *wanted = (
+            z.repeat_interleave(len(mu) // scenes, 0)
+            for z in (t, noise, *[condition] * bool(condition.numel()))
+        )
         return diffusion_loss(
-            network,
+            lambda x_t, mu, t: network(x_t, mu, t, network.embed(t, *wanted)),
             sde,
             self.restorer.prediction,
             x0,
             mu,
             t,
-            torch.randn(mu.shape, **draw),
+            noise,
             training.compare,
             lambda state: codec.decode(state, features, size),
             gt,
         )
 
-    def measure(self, pair: Pair) -> tuple[dict[str, float], Image]:
-        ((row, restored),) = evaluate(self.restorer, [pair])
-        mean = mean_scores([row.output])
-        return {"psnr": mean.psnr, "ssim": mean.ssim}, restored
+    def measure(self, pair: Pair) -> tuple[dict[str, float], list[Image]]:
+        rows, restored = zip(*evaluate(self.restorer, [pair]), strict=True)
+        mean = mean_scores([row.output for row in rows])
+        views = pair.read()
+        shown = [self.restorer.prepared(views.lq[0]), restored[0], views.gt[0]]
+        return {"psnr": mean.psnr, "ssim": mean.ssim}, shown
 
     def release(self, scores: dict[str, float]) -> None:
         measured = {"val_psnr": round(scores["psnr"], 2), "val_ssim": round(scores["ssim"], 4), **self.gate}
@@ -182,22 +205,34 @@ def train_codec(recipe: Recipe, codec: Codec, out: Path, devices: int | None = N
         path = out / Path(keeper.best_model_path).name  # the folder may have moved
         best = torch.load(path, weights_only=True, map_location="cpu")
         stage.load_state_dict(best["state_dict"])
-        samples = stage.samples(find_pairs(Path(recipe.data.folder) / "train"), [])
-        stage.ema.cpu().calibrate(z[None] for i in range(STATISTICS) for z in samples[i][:2])
+        samples = stage.samples(stage.find("train"), [])
+        stage.ema.cpu().calibrate(
+            z for i in range(STATISTICS) for pictures in samples[i][:2] for z in pictures
+        )
         if trainer.is_global_zero:
             checkpoint.write_weights(file, stage.ema)
         trainer.strategy.barrier()
     codec.load_state_dict(load_file(file))
 
 
-def measured_gate(codec: Codec, folder: Path) -> Gate:
-    """The gate's numbers, the mean over the pairs of a folder."""
-    return mean_scores([replace_latent(codec, pair)[0] for pair in find_pairs(folder)])
+def measured_gate(codec: Codec, pairs: Sequence[Pair], enlarge: Enlarge = Enlarge()) -> Gate:
+    """The gate's numbers, the mean over pairs."""
+    return mean_scores([gate for pair in pairs for gate, _ in _replaced(codec, pair, enlarge)])
+
+
+def _replaced(codec: Codec, pair: Pair, enlarge: Enlarge) -> Iterator[tuple[Gate, list[Image]]]:
+    """The gate of every view, with the degraded, the replaced and the clean picture."""
+    views = pair.read()
+    for lq, gt in zip(views.lq, views.gt, strict=True):
+        entered = from_array(enlarge(lq.tensor()[None])[0])
+        gate, replaced = replace_latent(codec, entered, gt)
+        yield gate, [entered, replaced, gt]
 
 
 def _passed_gate(recipe: Recipe, codec: Codec, out: Path) -> Gate:
     """The gate on the validation pairs, or an error if the second stage could restore nothing."""
-    gate = measured_gate(codec.to(checkpoint.best_device()), Path(recipe.data.folder) / "val")
+    pairs = recipe.pairs(Path(recipe.data.folder) / "val")
+    gate = measured_gate(codec.to(checkpoint.best_device()), pairs, recipe.enlarge)
     rank_zero_only(print)(f"{out}: {gate}")
     if gate.gain < recipe.codec_training.gate:
         raise RefusionError(
