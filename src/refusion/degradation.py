@@ -138,12 +138,13 @@ class Rain:
         slant = rng.uniform(-self.slant, self.slant)
         for _ in range(int(rng.integers(1, 3))):
             length = rng.uniform(self.shortest, self.longest)
-            begins = rng.random(size) < rng.uniform(self.sparse, self.dense) * self.shortest / length
-            drops = torch.from_numpy(begins * rng.uniform(0.3, 1, size)).float()[None]
             angle = math.radians(90 + slant + rng.normal(0, 3))
             half = length / 2 * np.array([math.cos(angle), math.sin(angle)])
             streak = _line(half, rng.uniform(0.7, 1.6))
-            light += rng.uniform(self.faint, self.strong) * _filtered(drops, streak).clamp(0, 1)
+            seen = tuple(side + streak.shape[-1] - 1 for side in size)  # some come in from outside
+            begins = rng.random(seen) < rng.uniform(self.sparse, self.dense) * self.shortest / length
+            drops = torch.from_numpy(begins * rng.uniform(0.3, 1, seen)).float()[None]
+            light += rng.uniform(self.faint, self.strong) * _convolved(drops, streak).clamp(0, 1)
             slant = -slant
         return Example((clean + light).clamp(0, 1), clean)
 
@@ -354,13 +355,16 @@ def _distance(x: np.ndarray, y: np.ndarray, start: np.ndarray, end: np.ndarray) 
 
 
 def _filtered(picture: Float[Tensor, "c h w"], kernel: Kernel) -> Float[Tensor, "c h w"]:
-    """Convolved, by Fourier's transform since kernels are large; the border is repeated."""
-    reach = kernel.shape[-1] // 2
-    padded = F.pad(picture[None], (reach,) * 4, mode="replicate")[0]
-    size = (padded.shape[-2], padded.shape[-1])
-    product = torch.fft.rfft2(padded) * torch.fft.rfft2(kernel, s=size)
-    filtered: Tensor = torch.fft.irfft2(product, s=size)
-    return filtered[..., 2 * reach :, 2 * reach :]
+    """Convolved; the border is repeated."""
+    return _convolved(F.pad(picture[None], (kernel.shape[-1] // 2,) * 4, mode="replicate")[0], kernel)
+
+
+def _convolved(picture: Float[Tensor, "c h w"], kernel: Kernel) -> Float[Tensor, "c inner_h inner_w"]:
+    """Where the kernel lies within the picture; by Fourier's transform, since kernels are large."""
+    size = (picture.shape[-2], picture.shape[-1])
+    product = torch.fft.rfft2(picture) * torch.fft.rfft2(kernel, s=size)
+    convolved: Tensor = torch.fft.irfft2(product, s=size)
+    return convolved[..., kernel.shape[-2] - 1 :, kernel.shape[-1] - 1 :]
 
 
 def _noisy(picture: Picture, std: float, rng: np.random.Generator) -> Picture:
