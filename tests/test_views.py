@@ -183,14 +183,16 @@ def test_views_of_two_sizes_are_an_error_that_names_them(make: Make) -> None:
         make().views([left, right[:, 1:]])
 
 
-@pytest.mark.parametrize("lower", [-3, 0, 2, 5])
+@pytest.mark.parametrize("lower", [-3, 0, 1, 2, 5])
+@pytest.mark.parametrize("factor", [1, 2])
 def test_views_that_are_not_rectified_are_a_warning(
-    make: Make, caplog: pytest.LogCaptureFixture, lower: int
+    make: Make, caplog: pytest.LogCaptureFixture, lower: int, factor: int
 ) -> None:
+    """Pixels are those of the given pictures, also where they are enlarged."""
     whole = skimage.data.astronaut()[100:196, 100:228] / np.float32(255)
     left, right = whole[8:-8], whole[8 - lower : 88 - lower]
     with caplog.at_level(logging.WARNING, "refusion"):
-        make().views([left, right])
+        make(enlarge=Enlarge(factor)).views([left, right])
     expected = [f"right is {lower:+.1f} pixels lower than left: rectify them for good results"]
     assert caplog.messages == (expected if abs(lower) > 1 else [])
 
@@ -236,6 +238,13 @@ def test_a_view_without_the_other_is_a_problem_that_names_it(tmp_path: Path, als
     assert made.problems == [
         f"{path}: no picture of the other view has its name" for path in (a / "x.png", b / "y.png")
     ]
+
+
+def test_two_files_of_one_stem_are_a_problem_that_names_both(tmp_path: Path) -> None:
+    a, b = photos(tmp_path / "a", "x.jpg", "x.png"), photos(tmp_path / "b", "x.png")
+    made = plan_views([str(a), str(b)], tmp_path / "out")
+    assert list(made.jobs) == [(a / "x.jpg", b / "x.png")]
+    assert made.problems == [f"{a / 'x.png'}: same stem as x.jpg; rename one of them"]
 
 
 def test_a_missing_file_is_one_problem(tmp_path: Path) -> None:

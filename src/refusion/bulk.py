@@ -74,21 +74,19 @@ def plan_views(paths: Sequence[str], out: Path) -> Plan:
         pairs = zip(left.jobs.items(), right.jobs.items(), strict=True)
         made.jobs.update({l_in + r_in: l_out + r_out for (l_in, l_out), (r_in, r_out) in pairs})
         return made
-    views = [
-        {
-            target.relative_to(out / side).with_suffix(""): (source, target)
-            for (source,), (target,) in planned.jobs.items()
-        }
-        for planned, side in zip((left, right), SIDES, strict=True)
-    ]
+    views: tuple[dict[Path, tuple[Path, Path]], ...] = ({}, {})
+    for planned, side, found in zip((left, right), SIDES, views, strict=True):
+        for (source,), (target,) in planned.jobs.items():
+            inner = target.relative_to(out / side).with_suffix("")
+            if found.setdefault(inner, (source, target))[0] != source:
+                made.problems.append(f"{source}: same stem as {found[inner][0].name}; rename one of them")
     for inner in sorted(views[0].keys() | views[1].keys()):
         if inner in views[0] and inner in views[1]:
             sources, targets = zip(views[0][inner], views[1][inner], strict=True)
             made.jobs[sources] = targets
         else:
-            made.problems.append(
-                f"{views[inner in views[1]][inner][0]}: no picture of the other view has its name"
-            )
+            alone = views[inner in views[1]][inner][0]
+            made.problems.append(f"{alone}: no picture of the other view has its name")
     return made
 
 

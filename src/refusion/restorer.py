@@ -147,13 +147,14 @@ class Restorer:
         if len(images) != (expected := views(self.network)):
             wanted = "the left and the right view of a scene" if expected > 1 else "one picture at a time"
             raise ValueError(f"{len(images)} given: this model takes {wanted}")
-        sources = [self.prepared(image) for image in images]
-        if len({source.size for source in sources}) > 1:
-            sizes = " and ".join("{}x{}".format(*source.size) for source in sources)
+        given = [from_array(image) for image in images]
+        if len({view.size for view in given}) > 1:
+            sizes = " and ".join("{}x{}".format(*view.size) for view in given)
             raise ValueError(f"left and right are {sizes}: give views of one size")
-        lq = torch.stack([source.tensor() for source in sources])
-        if len(sources) > 1 and abs(offset := vertical_offset(*lq)) > 1:
+        if len(given) > 1 and abs(offset := vertical_offset(*(view.tensor() for view in given))) > 1:
             log.warning("right is %+.1f pixels lower than left: rectify them for good results", offset)
+        sources = [self.prepared(view) for view in given]
+        lq = torch.stack([source.tensor() for source in sources])
         settings = self._settings(options)
         restored = self._restored(self._ready(lq.to(self.device), settings), settings)
         return tuple(source.with_pixels(z) for source, z in zip(sources, restored, strict=True))

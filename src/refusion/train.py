@@ -206,9 +206,7 @@ def train_codec(recipe: Recipe, codec: Codec, out: Path, devices: int | None = N
         best = torch.load(path, weights_only=True, map_location="cpu")
         stage.load_state_dict(best["state_dict"])
         samples = stage.samples(stage.find("train"), [])
-        stage.ema.cpu().calibrate(
-            z for i in range(STATISTICS) for pictures in samples[i][:2] for z in pictures
-        )
+        stage.ema.cpu().calibrate(z for i in range(STATISTICS) for z in samples[i][:2])
         if trainer.is_global_zero:
             checkpoint.write_weights(file, stage.ema)
         trainer.strategy.barrier()
