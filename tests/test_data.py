@@ -656,9 +656,9 @@ def test_a_view_without_a_partner_is_named(place: Place, tmp_path: Path, folder:
     if folder == "lq/":
         place("gt/left/a.png", np.full((4, 4), 0.5))
         place("gt/right/a.png", np.full((4, 4), 0.5))
-    with pytest.raises(DataError, match=f"1 pictures without a partner: {side}/b$"):
+    with pytest.raises(DataError, match=f"1 pictures without a partner: {folder}{side}/b$"):
         find_pairs(tmp_path, Haze())
-    assert inspect_pairs(tmp_path, Haze()).problems == [f"{side}/b: no partner"]
+    assert inspect_pairs(tmp_path, Haze()).problems == [f"{folder}{side}/b: no partner"]
 
 
 def test_views_without_a_folder_for_the_other_are_an_error(place: Place, tmp_path: Path) -> None:

@@ -417,6 +417,7 @@ def share(holes: Holes, seeds: int = 20) -> float:
 def test_more_and_thicker_pieces_hide_more() -> None:
     few, many = Holes(fewest=1, most=1), Holes(fewest=8, most=8)
     assert 0 < 2 * share(few) < share(many) < 0.9
+    assert share(few) < share(Holes(fewest=1, most=8)) < share(many)
     thin, thick = Holes(thinnest=0.01, thickest=0.01), Holes(thinnest=0.2, thickest=0.2)
     assert 0 < 4 * share(thin) < share(thick) < 1
 

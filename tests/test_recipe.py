@@ -401,3 +401,11 @@ def test_an_override_that_is_no_yaml_is_one_line(tmp_path: Path) -> None:
         load_yaml(file, ["network.encoder=[1"])
     assert "network.encoder" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["clean", "borrow", "strength"])
+def test_a_sample_is_not_moved_away_from_what_its_condition_says(how: str) -> None:
+    told = {**TINY, "network": {**TINY["network"], "conditions": 3}}
+    parse(told, "r.yaml")
+    with pytest.raises(RecipeError, match="do not go with network.conditions"):
+        parse({**told, "data": {"augment": {how: 0.1}}}, "r.yaml")

@@ -126,23 +126,24 @@ def stems(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _views(folder: Path) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
-    """The files of a folder by stem, or of both of its left/ and right/; and those without a partner."""
+def _views(root: Path, part: str) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
+    """The files of a part of a folder by stem, or of both of its left/ and right/; and who has no partner."""
+    folder = root / part
     if not any((folder / side).is_dir() for side in SIDES):
         return {stem: (path,) for stem, path in stems(folder).items()}, []
     left, right = (stems(folder / side) for side in SIDES)
     both: dict[str, tuple[Path, ...]] = {
         stem: (left[stem], right[stem]) for stem in sorted(left.keys() & right.keys())
     }
-    return both, [f"{SIDES[stem in right]}/{stem}" for stem in sorted(left.keys() ^ right.keys())]
+    return both, [(Path(part) / SIDES[stem in right] / stem).as_posix() for stem in sorted(left.keys() ^ right.keys())]
 
 
 def _matched(folder: Path, degradation: Degradation | None, factor: int) -> tuple[list[Pair], list[str]]:
     """The pairs of a folder in order of stem, and the pictures without a partner."""
-    gt, alone = _views(folder / "gt" if (folder / "gt").is_dir() else folder)
+    gt, alone = _views(folder, "gt" if (folder / "gt").is_dir() else "")
     lq = dict[str, tuple[Path, ...]]()
     if (folder / "lq").is_dir():
-        lq, lonely = _views(folder / "lq")
+        lq, lonely = _views(folder, "lq")
         alone += lonely + [f"{'lq' if stem in lq else 'gt'}/{stem}" for stem in sorted(lq.keys() ^ gt.keys())]
         gt = {stem: files for stem, files in gt.items() if stem in lq}
     conditions = read_metadata(folder / METADATA) if (folder / METADATA).exists() else {}

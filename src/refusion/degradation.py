@@ -130,7 +130,8 @@ class Rain:
         _check_range("shortest", self.shortest, "longest", self.longest, lowest=1)
         _check_range("sparse", self.sparse, "dense", self.dense, highest=1)
         _check_range("faint", self.faint, "strong", self.strong, highest=1)
-        _check_range("0", 0, "slant", self.slant, highest=90)
+        if not 0 <= self.slant <= 90:
+            raise ValueError(f"slant {self.slant:g}: give 0 to 90 degrees")
 
     def __call__(self, clean: Picture, rng: np.random.Generator) -> Example:
         size = (clean.shape[-2], clean.shape[-1])
@@ -169,7 +170,8 @@ class MotionBlur:
 
     def __post_init__(self) -> None:
         _check_range("shortest", self.shortest, "longest", self.longest)
-        _check_range("0", 0, "noise", self.noise, highest=1)
+        if not 0 <= self.noise <= 1:
+            raise ValueError(f"noise {self.noise:g}: give 0 to 1")
 
     def __call__(self, clean: Picture, rng: np.random.Generator) -> Example:
         blurred = _filtered(clean**2.2, self._path(rng)).clamp(0, 1) ** (1 / 2.2)
@@ -376,7 +378,7 @@ def _check_range(
     low_name: str, low: float, high_name: str, high: float, lowest: float = 0, highest: float = math.inf
 ) -> None:
     if not (lowest <= low <= high <= highest and high < math.inf):
-        bounds = f"{lowest:g} <= {low_name} <= {high_name}" + (
-            f" <= {highest:g}" if highest < math.inf else ""
+        most = f" <= {highest:g}" if highest < math.inf else ""
+        raise ValueError(
+            f"{low_name} {low:g} and {high_name} {high:g}: give {lowest:g} <= {low_name} <= {high_name}{most}"
         )
-        raise ValueError(f"{low_name} {low:g} and {high_name} {high:g}: give {bounds}")

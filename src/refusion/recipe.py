@@ -250,6 +250,15 @@ class Recipe(_Settings):
             raise ValueError(f"data.degradation.factor is {factor}, enlarge.factor {self.enlarge.factor}")
         return self
 
+    @model_validator(mode="after")
+    def _as_told(self) -> "Recipe":
+        """What a sample's condition says is done must be done to it."""
+        augment = self.data.augment
+        moved = augment.clean or augment.borrow or augment.strength
+        if moved and getattr(self.network, "conditions", 0):
+            raise ValueError("data.augment clean, borrow and strength do not go with network.conditions")
+        return self
+
     def build(self) -> Restorer:
         """A restorer with fresh weights.
 

@@ -85,7 +85,7 @@ def exponential(order: int = 2, stochastic: bool = False) -> Rule:
 
     DPM-Solver++ (Lu et al., arXiv 2211.01095) and its SDE form (MaRS, arXiv 2502.07856) of the
     residual: the polynomial through the last `order` estimates of y_0 is integrated exactly.
-    Order 1 is DDIM; the stochastic order 1 is the posterior of the mean-reverting process. Ends with x0 and no noise.
+    Order 1 is DDIM; the stochastic order 1 is the mean-reverting posterior. Ends with x0 and no noise.
     """
     if order not in (1, 2, 3):
         raise ValueError(f"order is {order}: give 1, 2 or 3")
