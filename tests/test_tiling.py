@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from refusion import tiling
-from refusion.nn import ConditionalNAFNet
+from refusion.nn import ConditionalNAFNet, ConditionalUNet
 from refusion.tiling import (
     Pool,
     TiledNetwork,
@@ -493,6 +493,16 @@ def test_other_faults_are_raised_at_once() -> None:
 # ---- which states are tiled
 
 
+def test_networks_that_do_not_say_what_reaches_a_tile_are_whole() -> None:
+    large = torch.empty(1, 3, 2000, 3000, device="meta")
+    with torch.device("meta"):
+        for network in (
+            ConditionalNAFNet(**SMALL, local=(64, 64)),
+            ConditionalUNet(width=4, multipliers=(1, 2)),
+        ):
+            assert suited(network, large, 512, 0) is network
+
+
 @pytest.mark.parametrize("free", [1, 2**50])
 def test_small_states_are_whole_and_large_ones_are_tiled_whatever_is_free(free: int) -> None:
     network = alive()
@@ -541,3 +551,15 @@ def test_the_tile_is_what_fits_or_what_is_given(caplog: pytest.LogCaptureFixture
     ]
     assert sides[0] > sides[1] > 256
     assert caplog.messages[1] == f"state of 3000x2000: tiles of {sides[1]}, 1.0 GiB free"
+
+
+@pytest.mark.usefixtures("small_patches")
+@pytest.mark.parametrize("height", [100, 150])
+def test_memory_and_tile_do_not_change_what_two_views_become(height: int) -> None:
+    """Of whatever height, also one that bands fill up with other rows than the whole."""
+    network, (x_t, mu, t) = alive(stereo=True), states(height, 203, batch=2)
+    results = [
+        suited(network, x_t, tile, free)(x_t, mu, t) for tile, free in ((None, 2**40), (None, 0), (70, 2**40))
+    ]
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=0, atol=1e-4)

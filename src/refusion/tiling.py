@@ -292,7 +292,9 @@ def suited(network: nn.Module, states: Float[Tensor, "b c h w"], tile: int | Non
     small = positions <= PATCHES * PATCH**2  # the patches would need as much memory
     if small or not isinstance(network, Tileable):
         return whole
+    # Padded to other multiples, two views find other grid points in each other: bands agree only with bands.
     fits = positions <= LARGEST_WHOLE and batch * positions * whole.working_bytes <= free // 2
+    fits = fits and views(network) == 1
     if tile is None and fits:
         return whole
     together = views(network) * whole.working_bytes

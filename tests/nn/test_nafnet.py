@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from refusion.nn.local import local_mean
 from refusion.nn.nafnet import ConditionalNAFNet, NAFBlock
 
 SMALL: dict[str, Any] = {"width": 8, "encoder": [1, 1], "middle": 1, "decoder": [1, 1]}
@@ -178,6 +179,27 @@ def test_a_level_may_have_no_block() -> None:
 def test_unequal_numbers_of_levels_are_an_error_that_names_both() -> None:
     with pytest.raises(ValueError, match="encoder has 2 levels and decoder 3"):
         ConditionalNAFNet(width=8, encoder=[1, 1], decoder=[1, 1, 1])
+
+
+@pytest.mark.parametrize("local", [(8,), (8, 8, 8), (0, 8)])
+def test_a_local_size_that_is_none_is_an_error_that_names_it(local: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"local is \({local[0]}, ?.*give height and width"):
+        ConditionalNAFNet(**SMALL, local=local)
+
+
+def test_a_local_network_has_its_own_means() -> None:
+    torch.manual_seed(1)
+    local = ConditionalNAFNet(**SMALL, local=(8, 12)).requires_grad_(False)
+    for parameter in local.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    whole = ConditionalNAFNet(**SMALL).requires_grad_(False)
+    whole.load_state_dict(local.state_dict())
+    x_t, mu = torch.randn(2, 1, 3, 24, 36)
+    t = torch.tensor([5.0])
+    assert torch.equal(local(x_t, mu, t), whole(x_t, mu, t, pool=local_mean((8, 12), 8, 4)))
+    assert (local(x_t, mu, t) - whole(x_t, mu, t)).abs().max() > 1e-3
+    small = (..., slice(12), slice(16))  # 1.5 times as large as in training: everything is in the window
+    torch.testing.assert_close(local(x_t[small], mu[small], t), whole(x_t[small], mu[small], t))
 
 
 @pytest.mark.parametrize("width", [2, 7])

@@ -141,8 +141,10 @@ def reflect(x: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor,
     where the picture is smaller than what is missing."""
     for dim, length in zip((-2, -1), size, strict=True):
         last = x.shape[dim] - 1
-        there_and_back = torch.arange(length, device=x.device) % max(1, 2 * last)
-        x = x.index_select(dim, last - (there_and_back - last).abs()) if length > last + 1 else x
+        if torch.compiler.is_exporting() or length > last + 1:  # a graph for all sizes has no branches
+            period = torch.full((1,), max(1, 2 * last), device=x.device)
+            there_and_back = torch.arange(length, device=x.device) % period
+            x = x.index_select(dim, last - (there_and_back - last).abs())
     return x
 
 

@@ -137,6 +137,7 @@ class ConditionalNAFNet(nn.Module):
         grid = SHRINK if stereo else 1
         self.multiple = grid * self.factor
         """Tiles that start at multiples of this have every grid in common with the whole."""
+        self.local = tuple(local)
         self.pool = local_mean((local[0], local[1]), width, self.factor) if local else None
         if not local:
             self.reach = _reach(encoder, middle, decoder, grid)
@@ -188,7 +189,7 @@ class ConditionalNAFNet(nn.Module):
         time, blocks = self.time_mlp(t), self._blocks()
         if condition is None or not given:
             return torch.cat([block.mlp(time) for block in blocks], dim=1)
-        sinusoids = self.time_mlp[0](condition.flatten()).reshape(len(condition), -1)
+        sinusoids = self.time_mlp[0](condition.flatten()).reshape(condition.shape[0], -1)
         camera = self.cam_mlp(sinusoids)
         parts = [part for block in blocks for part in (block.mlp(time), block.cam_mlp(camera))]
         return torch.cat(parts, dim=1)

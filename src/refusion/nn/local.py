@@ -1,0 +1,42 @@
+"""Channel attention over windows as large as in training (TLC, Chu et al., arXiv 2112.04491)."""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from refusion.tiling import Pool, whole_mean
+
+
+def local_mean(train_size: tuple[int, int], width: int, multiple: int) -> Pool:
+    """A pool for `ConditionalNAFNet`: the mean over a window around each position.
+
+    A network learns from means over patches; those over a large picture differ from them. The window is
+    1.5 times as large as the features were in training. At the picture's borders, where it does not fit,
+    the nearest mean is taken.
+
+    Args:
+        train_size: height and width of the states in training.
+        width: the network's; at each level its features are halved and their channels doubled.
+        multiple: the network's, to which states are padded.
+    """
+
+    def pool(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c #h #w"]:
+        reduced = x.shape[1] // width
+        windows = []
+        for side in train_size:
+            trained = (side + -side % multiple) // reduced
+            windows.append(trained * (side * 3 // 2) // side)
+        return _box_mean(x, (windows[0], windows[1]))
+
+    return pool
+
+
+def _box_mean(x: Tensor, window: tuple[int, int]) -> Tensor:
+    """The mean over the window around each position; an even one reaches further right and down."""
+    height, width = x.shape[-2:]
+    if window[0] >= height and window[1] >= width:
+        return whole_mean(x)
+    down, across = min(window[0], height), min(window[1], width)
+    means = F.avg_pool2d(F.avg_pool2d(x, (down, 1), 1), (1, across), 1)
+    left, top = (across - 1) // 2, (down - 1) // 2
+    return F.pad(means, (left, across - 1 - left, top, down - 1 - top), mode="replicate")
