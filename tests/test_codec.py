@@ -147,6 +147,11 @@ def test_the_curve_spans_the_range() -> None:
     torch.testing.assert_close(codec.encode(ends).mu, ends)
 
 
+def test_pixels_may_do_without_bounds() -> None:
+    assert Pixels(2).bounds == (0, 1)
+    assert Pixels(2, bounded=False).bounds is None
+
+
 # ---- errors
 
 

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from refusion.interop import scheduler_betas, scheduler_rule
-from refusion.sampling import Rule, exponential, posterior, sample
+from refusion.sampling import Rule, Step, exponential, posterior, sample
 from refusion.schedule import timesteps
 from refusion.sde import MeanRevertingSDE
 
@@ -104,24 +105,77 @@ def test_ddim_of_diffusers_is_our_ddim(sde: MeanRevertingSDE, kind: str, steps: 
         timestep_spacing="trailing",
     )
     scheduler.set_timesteps(steps)
-    theirs = states(sde, scheduler_rule(scheduler), steps, torch.float32)
-    assert_same_walk(theirs, states(sde, posterior(0), steps, torch.float32), 1e-4)
+    theirs = states(sde, scheduler_rule(scheduler), steps, torch.float64)
+    assert_same_walk(theirs, states(sde, posterior(0), steps, torch.float64), 1e-5)
+
+
+MULTISTEP = {"prediction_type": "sample", "timestep_spacing": "trailing", "final_sigmas_type": "zero"}
+
+
+class Noisy:
+    """A scheduler that takes its noise from where our rules take theirs."""
+
+    def __init__(self, scheduler: Any, step: Step) -> None:
+        self.scheduler, self.config, self.timesteps = scheduler, scheduler.config, scheduler.timesteps
+        self.noise = step.draw()
+
+    def step(self, output: Tensor, timestep: int, sample: Tensor) -> Any:
+        return self.scheduler.step(output, timestep, sample, variance_noise=self.noise)
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("stochastic", [False, True])
 @pytest.mark.parametrize("order", [1, 2])
-def test_dpm_solver_of_diffusers_is_our_exponential(sde: MeanRevertingSDE, order: int) -> None:
+@pytest.mark.parametrize("steps", [5, 10, 20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dpm_solver_of_diffusers_is_our_exponential(
+    sde: MeanRevertingSDE, order: int, stochastic: bool, steps: int, dtype: torch.dtype
+) -> None:
     diffusers = pytest.importorskip("diffusers")
     scheduler = diffusers.DPMSolverMultistepScheduler(
         num_train_timesteps=100,
         trained_betas=scheduler_betas(sde),
-        prediction_type="sample",
-        algorithm_type="dpmsolver++",
+        algorithm_type="sde-dpmsolver++" if stochastic else "dpmsolver++",
         solver_order=order,
         solver_type="heun",
-        timestep_spacing="trailing",
-        final_sigmas_type="zero",
+        lower_order_final=False,
+        **MULTISTEP,
     )
-    scheduler.set_timesteps(10)
-    theirs = states(sde, scheduler_rule(scheduler), 10, torch.float32)
-    assert_same_walk(theirs, states(sde, exponential(order), 10, torch.float32), 1e-4)
+    scheduler.set_timesteps(steps)
+
+    def rule(step: Step) -> Tensor:
+        return scheduler_rule(Noisy(scheduler, step) if stochastic else scheduler)(step)
+
+    ours = states(sde, exponential(order, stochastic), steps, dtype)
+    assert_same_walk(states(sde, rule, steps, dtype), ours, 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["bh1", "bh2"])
+@pytest.mark.parametrize("steps", [6, 10, 20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_unipc_of_diffusers_is_our_exponential_of_order_3(
+    sde: MeanRevertingSDE, kind: str, steps: int, dtype: torch.dtype
+) -> None:
+    """Its predictor, from the third step on: the second is not exact there, and the last divides by 0. (The
+    third order of DPM-Solver in diffusers gives the curvature half of its weight.)"""
+    diffusers = pytest.importorskip("diffusers")
+    scheduler = diffusers.UniPCMultistepScheduler(
+        num_train_timesteps=100,
+        trained_betas=scheduler_betas(sde),
+        solver_order=3,
+        solver_type=kind,
+        lower_order_final=False,
+        disable_corrector=list(range(steps)),
+        **MULTISTEP,
+    )
+    scheduler.set_timesteps(steps)
+    theirs, own = scheduler_rule(scheduler), exponential(3)
+
+    def rule(step: Step) -> Tensor:
+        moved = theirs(step) if step.r else None
+        return own(step) if moved is None or len(step.past) < 3 else moved
+
+    ours = states(sde, own, steps, dtype)
+    assert_same_walk(states(sde, rule, steps, dtype), ours, 1e-5)
+    assert (ours[-2] - states(sde, exponential(2), steps, dtype)[-2]).abs().max() > 1e-4

@@ -1,0 +1,134 @@
+"""Models as folders of the Hugging Face hub: a model file and its card."""
+
+import re
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import torch
+import yaml
+
+from refusion import checkpoint
+from refusion.checkpoint import MODEL, Header
+from refusion.errors import CheckpointError, RefusionError
+from refusion.files import atomic
+from refusion.restorer import Restorer
+
+README = "README.md"
+
+
+def save_pretrained(model: str | Path, folder: str | Path) -> Path:
+    """Write a model and its card to a folder, which `refusion.load` and `from_pretrained` read.
+
+    Args:
+        model: see `refusion.load`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: there is no such model, or it is damaged.
+    """
+    source, folder = checkpoint.resolve(model), Path(folder)
+    card = model_card(checkpoint.read_header(source))
+    folder.mkdir(parents=True, exist_ok=True)
+    if source.resolve() != (folder / MODEL).resolve():
+        with atomic(folder / MODEL) as part:
+            shutil.copyfile(source, part)
+    with atomic(folder / README) as part:
+        part.write_text(card, encoding="utf-8")
+    return folder
+
+
+def from_pretrained(model: str | Path, device: str | torch.device | None = None) -> Restorer:
+    """A model from a folder, a file, a bundled name, or by "owner/name" from the hub.
+
+    What is there on disk comes first, and a name in a folder that exists is not looked up on the hub.
+
+    Raises:
+        CheckpointError: see `refusion.load`; or the hub has no such model, or is not reached.
+        RefusionError: it is on the hub, and huggingface_hub is not installed.
+    """
+    path = Path(model)
+    named = re.fullmatch(r"[\w.-]+/[\w.-]+", str(model), re.ASCII)
+    if path.exists() or named is None or path.parent.is_dir():
+        return checkpoint.load(model, device)
+    hub = _library()
+    try:
+        file = hub.hf_hub_download(str(model), MODEL)
+    except (OSError, ValueError) as error:  # what the library makes of every failure
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"{model}: neither here nor on the hub ({reason}); check name and net"
+        ) from error
+    return checkpoint.load(file, device)
+
+
+def push_to_hub(model: str | Path, name: str, private: bool = False, token: str | None = None) -> str:
+    """Upload a model and its card.
+
+    Args:
+        model: see `refusion.load`.
+        name: "owner/name" on the hub; it is made if it is not there.
+        token: of the owner; by default that of `hf auth login`.
+
+    Returns:
+        The address of the upload.
+
+    Raises:
+        CheckpointError: see `save_pretrained`; or the hub refuses.
+        RefusionError: huggingface_hub is not installed.
+    """
+    hub, source = _library(), checkpoint.resolve(model)
+    card = model_card(checkpoint.read_header(source))
+    api = hub.HfApi(token=token)
+    files = {MODEL: source, README: card.encode()}
+    try:
+        api.create_repo(name, private=private, exist_ok=True)
+        adds = [hub.CommitOperationAdd(path, content) for path, content in files.items()]
+        done = api.create_commit(name, adds, commit_message="Upload a model of refusion")
+    except Exception as error:  # some are those of its HTTP client
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{name}: not uploaded ({reason}); check name, token and net") from error
+    return str(done.commit_url)
+
+
+def model_card(header: Header) -> str:
+    """The README.md of a model on the hub: front matter, then its card and recipe as text."""
+    card, recipe = header.card, header.recipe
+    front = {
+        "library_name": "refusion",
+        "pipeline_tag": "image-to-image",
+        "tags": ["refusion", "image-restoration", "diffusion", recipe.task],
+        "license": "other",
+    }
+    use = (
+        "```python\nfrom refusion import hub, read, write\n\n"
+        'restore = hub.from_pretrained("owner/name")  # or this folder\n'
+        'write(restore(read("photo.jpg")), "restored.png")\n```'
+    )
+    sections = {
+        "Use": use,
+        "Data": card.data,
+        "Training": card.training,
+        "Measured": _table(card.metrics),
+        "Limits": card.limits,
+        "Terms": card.terms,
+        "Recipe": f"{header.parameters:,} parameters\n\n```yaml\n{recipe.to_yaml()}```",
+    }
+    parts = [f"---\n{yaml.safe_dump(front, sort_keys=False)}---", f"# {recipe.task}", card.summary]
+    parts += [f"## {title}\n\n{text}" for title, text in sections.items() if text]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _table(metrics: dict[str, float]) -> str:
+    rows = [f"| {name} | {value:g} |" for name, value in metrics.items()]
+    return "\n".join(["| | |", "|---|---|", *rows]) if rows else ""
+
+
+def _library() -> ModuleType:
+    try:
+        import huggingface_hub
+    except ModuleNotFoundError as error:
+        raise RefusionError("the hub needs huggingface_hub: pip install 'refusion[hub]'") from error
+    return huggingface_hub

@@ -1,0 +1,130 @@
+"""Graphs for ONNX compute what the model computes, for any number and size of pictures."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+import pytest
+import torch
+from torch import Tensor, nn
+
+from refusion import checkpoint, graphs
+from refusion.errors import CheckpointError, RefusionError
+from refusion.graphs import Graph, to_onnx
+from refusion.recipe import Card, parse
+from tiny import SMALLEST
+
+LATENT = {"name": "LatentUNet", "latent_channels": 4, "width": 4, "multipliers": [1, 2], "unshuffle": 2}
+UNET = {"name": "ConditionalUNet", "width": 4, "multipliers": [1, 2], "conditional": False, "softmax": True}
+MODELS: dict[str, dict[str, Any]] = {
+    "latents": {"codec": {**LATENT, "attention": True}},
+    "bokeh": {"network.conditions": 3},
+    "unet": {"network": UNET},
+}
+
+
+def save_model(path: Path, changes: dict[str, Any]) -> Path:
+    """A model in which every weight counts."""
+    recipe = parse(SMALLEST, "test", changes)
+    restorer = recipe.build()
+    for parameter in nn.ModuleList([restorer.network, restorer.codec]).parameters():
+        nn.init.normal_(parameter, std=0.3 if parameter.ndim < 2 else parameter[0].numel() ** -0.5)
+    checkpoint.save(path, restorer, recipe, Card(summary="For tests."))
+    return path
+
+
+@pytest.fixture
+def _traceable() -> Iterator[None]:
+    """Without the check of types: sizes are symbols while a graph is traced."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_traceable")
+@pytest.mark.parametrize("kind", MODELS)
+@torch.inference_mode()
+def test_a_graph_is_the_model_at_every_size(tmp_path: Path, kind: str) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = save_model(tmp_path / "model.safetensors", MODELS[kind])
+    said = list(to_onnx(model, tmp_path / "graphs"))
+    assert len(said) == 3
+    restorer = checkpoint.load(model, "cpu")
+    sessions = {
+        path.stem: onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        for path in (tmp_path / "graphs").iterdir()
+    }
+
+    def run(name: str, *inputs: Tensor) -> list[Tensor]:
+        session = sessions[name]
+        taken = zip(session.get_inputs(), inputs, strict=True)
+        return [torch.from_numpy(x) for x in session.run(None, {i.name: x.numpy() for i, x in taken})]
+
+    for size in ((1, 3, 22, 34), (3, 3, 41, 19)):
+        image = torch.rand(size)
+        mu, *features = run("encoder", image)
+        encoded = restorer.codec.encode(image)
+        for ours, theirs in zip((encoded.mu, *encoded.features), (mu, *features), strict=True):
+            torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-4)
+        t, x_t = torch.arange(1.0, size[0] + 1), torch.rand(mu.shape)
+        condition = [torch.rand(size[0], 3)] if kind == "bokeh" else []
+        (output,) = run("denoiser", x_t, mu, t, *condition)
+        network: Any = restorer.network
+        expected = network(x_t, mu, t, network.embed(t, *condition))
+        torch.testing.assert_close(output, expected, rtol=0, atol=1e-4)
+        (picture,) = run("decoder", x_t, image, *features)
+        expected = restorer.codec.decode(x_t, encoded.features, encoded.size)
+        torch.testing.assert_close(picture, expected, rtol=0, atol=1e-4)
+    about = json.loads(sessions["denoiser"].get_modelmeta().custom_metadata_map["refusion"])
+    assert about["recipe"]["task"] == "test"
+    assert about["card"]["summary"] == "For tests."
+
+
+class Fixed(nn.Module):
+    """What is no graph for all sizes."""
+
+    def __init__(self, branches: bool) -> None:
+        super().__init__()
+        self.branches = branches
+
+    def forward(self, image: Tensor, nothing: list[Tensor]) -> Tensor:
+        if self.branches and float(image.sum()) > 1:
+            return image
+        return image.reshape(2, 3, -1).flatten(0, 1)
+
+
+@pytest.mark.slow
+def test_what_is_no_graph_for_all_sizes_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    model = save_model(tmp_path / "model.safetensors", {})
+
+    def fixed(*_: object) -> list[Graph]:
+        def pictures(*size: int) -> tuple[Any, ...]:
+            return torch.rand(size[0], 3, *size[1:]), []
+
+        return [Graph("encoder", Fixed(branches=True), pictures, ("image", "nothing"), 4)]
+
+    monkeypatch.setattr(graphs, "graphs", fixed)
+    with pytest.raises(CheckpointError, match=r"^encoder: no ONNX graph for all sizes .*$"):
+        list(to_onnx(model, tmp_path / "graphs"))
+    assert list((tmp_path / "graphs").iterdir()) == []
+
+
+@pytest.mark.parametrize("changes", [{"network.stereo": True}, {"network.local": [16, 16]}])
+def test_networks_whose_attention_knows_the_size_have_none(changes: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match="two views or local means have no ONNX graph"):
+        list(graphs.graphs(parse(SMALLEST, "test", changes).build()))
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
+def test_without_the_library_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(RefusionError, match=rf"ONNX needs {missing}: pip install 'refusion\[onnx\]'"):
+        list(to_onnx("shadow-removal", tmp_path / "graphs"))
+    assert not (tmp_path / "graphs").exists()
