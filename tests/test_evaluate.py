@@ -13,12 +13,25 @@ from torch import Tensor, nn
 
 from refusion.codec import Codec, Encoded, Pixels
 from refusion.data import Pair
-from refusion.evaluate import Gate, Row, Scores, evaluate, mean_scores, replace_latent, score, write_csv
+from refusion.evaluate import (
+    PROTOCOLS,
+    Gate,
+    Row,
+    Scores,
+    evaluate,
+    mean_scores,
+    perceived,
+    protocol,
+    replace_latent,
+    score,
+    write_csv,
+)
 from refusion.image import Image, from_array, write
 from refusion.metrics import luma, psnr, ssim
+from refusion.perceptual import Perceptual, frechet
 from refusion.prediction import Clean
 from refusion.resize import Enlarge
-from refusion.restorer import Restorer, Sampling
+from refusion.restorer import SAMPLERS, Restorer, Sampling
 from refusion.sde import MeanRevertingSDE
 
 INFINITE = float("inf")
@@ -125,6 +138,37 @@ def test_evaluating_is_a_generator_and_takes_options(restorer: Restorer, pairs: 
     assert first.output.psnr > 40
     with pytest.raises(ValueError, match="steps is 101"):
         next(evaluate(restorer, pairs, steps=101))
+
+
+def mean_distance(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).mean((1, 2, 3)).abs()
+
+
+def test_perceptual_metrics_see_whole_unrounded_pictures(restorer: Restorer, pairs: list[Pair]) -> None:
+    """Of the input and of the output; a border is for the other scores only."""
+    perceptual = Perceptual({"mean": mean_distance})
+    rows = [row for row, _ in evaluate(restorer, pairs, 9, perceptual)]
+    for row, pair in zip(rows, pairs, strict=True):
+        (lq,), (gt,), _ = pair.read()
+        expected = [abs(float((z.tensor() - gt.tensor()).mean())) for z in (lq, restorer(lq))]
+        assert row.distances["mean"] == pytest.approx(expected, abs=1e-7)
+        assert row.features == ()
+    inputs, outputs = perceived(rows)["mean"]
+    assert inputs == pytest.approx([0.1, 0.1, 0.0], abs=1e-3)
+    assert outputs == pytest.approx([0.0, 0.0, 0.1], abs=1e-3)
+
+
+def test_fid_is_of_all_pictures_in_8_bit(restorer: Restorer, pairs: list[Pair]) -> None:
+    perceptual = Perceptual(features=lambda x: x[:, :, :2, :2].flatten(1))
+    rows = [row for row, _ in evaluate(restorer, pairs, perceptual=perceptual)]
+    corners = []
+    for pair in pairs:
+        (lq,), (gt,), _ = pair.read()
+        pictures = [(z.tensor() * 255).round() / 255 for z in (lq, restorer(lq), gt)]
+        corners.append([z[:, :2, :2].flatten() for z in pictures])
+    lq, made, gt = (torch.stack(sets) for sets in zip(*corners, strict=True))
+    assert perceived(rows) == {"fid": ([frechet(lq, gt)] * 3, [frechet(made, gt)] * 3)}
+    assert frechet(lq, gt) != frechet(made, gt)
 
 
 class Stereo(Brighter):
@@ -275,6 +319,49 @@ def test_the_csv_has_one_line_for_each_picture(tmp_path: Path, make_row: Callabl
     assert (first["name"], second["name"]) == ("a, b", "größe")
     assert (float(first["input_psnr"]), float(first["psnr"])) == (10, 20.25)
     assert float(second["psnr"]) == INFINITE
+
+
+def test_the_csv_holds_perceptual_metrics_too(tmp_path: Path, make_row: Callable[..., Row]) -> None:
+    sets = torch.rand(2, 3, 4)
+    rows = [
+        replace(make_row(f"{i}", 20.0), distances={"lpips-alex": (0.5, i / 4)}, features=tuple(features))
+        for i, features in enumerate(sets)
+    ]
+    write_csv(rows, tmp_path / "scores.csv")
+    with (tmp_path / "scores.csv").open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert list(lines[0])[-4:] == ["input_lpips_alex", "lpips_alex", "input_fid", "fid"]
+    assert [(float(line["input_lpips_alex"]), float(line["lpips_alex"])) for line in lines] == [
+        (0.5, 0),
+        (0.5, 0.25),
+    ]
+    lq, made, gt = sets.unbind(1)
+    assert {float(line["input_fid"]) for line in lines} == {frechet(lq, gt)}
+    assert {float(line["fid"]) for line in lines} == {frechet(made, gt)}
+
+
+def test_protocols_are_the_published_ones() -> None:
+    """A border of 4 and RGB but for deraining; all steps of the papers' sampler, or of the posterior."""
+    settings = {name: (fixed.border, fixed.sampler) for name, fixed in PROTOCOLS.items()}
+    assert settings == {
+        "paper": (4, "euler-maruyama"),
+        "posterior": (4, "posterior"),
+        "whole": (0, "euler-maruyama"),
+        "denoising": (0, "euler-ode"),
+    }
+    for name, fixed in PROTOCOLS.items():
+        assert protocol(name) is fixed
+        assert Sampling(**fixed.options(100)) == Sampling(steps=100, sampler=fixed.sampler)
+        assert fixed.sampler in SAMPLERS
+        assert "RGB" in str(fixed)
+        assert str(fixed.border) in str(fixed)
+
+
+def test_an_unknown_protocol_is_an_error_with_a_hint() -> None:
+    with pytest.raises(
+        ValueError, match="unknown protocol 'papers', did you mean paper\\?: there are paper, p"
+    ):
+        protocol("papers")
 
 
 @pytest.fixture

@@ -44,6 +44,40 @@ def test_as_in_scikit_image(size: tuple[int, int], noise: float, convert: object
     assert ssim(a, b) == pytest.approx(ssim(b, a), abs=1e-6)
 
 
+def matlab_ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """Wang et al. 2004, equation 13, window by window in float64, on grey levels as published."""
+    offsets = np.arange(11) - 5
+    window = np.exp(-(offsets[:, None] ** 2 + offsets**2) / (2 * 1.5**2))
+    window /= window.sum()
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    values = []
+    for x, y in zip(np.moveaxis(255 * a, 2, 0), np.moveaxis(255 * b, 2, 0), strict=True):
+        for i, j in np.ndindex(x.shape[0] - 10, x.shape[1] - 10):
+            u, v = x[i : i + 11, j : j + 11], y[i : i + 11, j : j + 11]
+            m_u, m_v = (window * u).sum(), (window * v).sum()
+            v_u, v_v = (window * (u - m_u) ** 2).sum(), (window * (v - m_v) ** 2).sum()
+            cov = (window * (u - m_u) * (v - m_v)).sum()
+            top = (2 * m_u * m_v + c1) * (2 * cov + c2)
+            values.append(top / ((m_u**2 + m_v**2 + c1) * (v_u + v_v + c2)))
+    return float(np.mean(values))
+
+
+@pytest.mark.parametrize("convert", [lambda z: z, luma], ids=["rgb", "y"])
+def test_ssim_is_matlabs(convert: object) -> None:
+    """Where the window lies inside the picture, and nowhere else."""
+    a, b = (convert(z) for z in two(18, 27, noise=0.15))  # type: ignore[operator]
+    b[:5] = a[:5]  # so that the border differs
+    expected = matlab_ssim(a, b)
+    assert ssim(a, b) == pytest.approx(expected, abs=1e-5)
+    map_ = structural_similarity(
+        *(a, b),
+        **{"data_range": 1, "channel_axis": 2, "gaussian_weights": True, "use_sample_covariance": False},
+        full=True,
+    )[1]
+    assert map_[5:-5, 5:-5].mean() == pytest.approx(expected, abs=1e-9)
+    assert abs(map_.mean() - expected) > 1e-3
+
+
 @pytest.mark.parametrize("level", [0.0, 0.05, 0.95, 1.0])
 def test_ssim_is_as_exact_in_the_dark_and_in_the_light(level: float) -> None:
     rng = np.random.default_rng(0)

@@ -1,19 +1,70 @@
 """Measure a model on pairs: what `refusion evaluate` prints and what validation selects by."""
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from refusion.codec import Codec
 from refusion.data import Pair
+from refusion.errors import hint
 from refusion.image import Image
 from refusion.metrics import luma, psnr, ssim
+from refusion.perceptual import Perceptual, frechet
 from refusion.restorer import Restorer, suited_codec
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How published numbers were measured; in 8 bit, and with a step at every training time.
+
+    Args:
+        border: pixels left out on each side.
+        sampler: a name in `refusion.restorer.SAMPLERS`.
+        headline: the colours of the published scores.
+    """
+
+    border: int
+    sampler: str
+    headline: str
+
+    def options(self, steps: int) -> dict[str, Any]:
+        """Of sampling, for a process of so many steps."""
+        return {"steps": steps, "sampler": self.sampler, "eta": 1.0}
+
+    def __str__(self) -> str:
+        return f"border {self.border}, {self.sampler} in all steps, published in {self.headline}"
+
+
+PROTOCOLS: Mapping[str, Protocol] = {
+    "paper": Protocol(4, "euler-maruyama", "RGB, deraining in Y"),
+    "posterior": Protocol(4, "posterior", "RGB, deraining in Y"),
+    "whole": Protocol(0, "euler-maruyama", "RGB"),
+    "denoising": Protocol(0, "euler-ode", "RGB"),
+}
+"""As in the test scripts that came with IR-SDE and Refusion (Luo et al. 2023, arXiv 2301.11699, 2304.08291).
+
+"paper" is that of deblurring, deraining, inpainting, shadow removal and super-resolution, and "posterior" the
+same since posterior sampling (arXiv 2404.09732); "whole" that of two views and of validation while training;
+"denoising" that of Gaussian noise. Without any, the whole picture counts, and the model's own sampling.
+"""
+
+
+def protocol(name: str) -> Protocol:
+    """A protocol by name.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in PROTOCOLS:
+        known = f"there are {', '.join(PROTOCOLS)}"
+        raise ValueError(f"unknown protocol {name!r}{hint(name, PROTOCOLS)}: {known}")
+    return PROTOCOLS[name]
 
 
 @dataclass(frozen=True)
@@ -57,11 +108,18 @@ S = TypeVar("S", Scores, Gate)
 
 @dataclass(frozen=True)
 class Row:
-    """One picture: how good it came in and went out."""
+    """One picture: how good it came in and went out.
+
+    Args:
+        distances: of perceptual metrics, by name; the input's and the output's.
+        features: of the input, the output and the truth, for FID.
+    """
 
     name: str
     input: Scores
     output: Scores
+    distances: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    features: tuple[Tensor, ...] = ()
 
 
 def score(image: Image, truth: Image, border: int = 0) -> Scores:
@@ -80,15 +138,63 @@ def score(image: Image, truth: Image, border: int = 0) -> Scores:
 
 
 def evaluate(
-    restore: Restorer, pairs: Iterable[Pair], border: int = 0, **options: Any
+    restore: Restorer,
+    pairs: Iterable[Pair],
+    border: int = 0,
+    perceptual: Perceptual = Perceptual(),
+    **options: Any,
 ) -> Iterator[tuple[Row, Image]]:
     """Restore every pair's degraded picture and score it; `options` are fields of `Sampling`. Of two
-    views each is scored."""
+    views each is scored.
+
+    Args:
+        perceptual: metrics on the restorer's device, which see whole pictures, without a border.
+    """
     for pair in pairs:
         views = pair.read()
-        restored = restore.views(views.lq, **{"condition": views.condition, **options})
+        restored = restore.views(
+            views.lq, **({"condition": views.condition} if views.condition else {}) | options
+        )
         for name, lq, gt, made in zip(pair.names, views.lq, views.gt, restored, strict=True):
-            yield Row(name, score(restore.prepared(lq), gt, border), score(made, gt, border)), made
+            given = restore.prepared(lq)
+            scores = score(given, gt, border), score(made, gt, border)
+            yield Row(name, *scores, *_perceived(perceptual, restore.device, given, made, gt)), made
+
+
+@torch.inference_mode()
+def _perceived(
+    perceptual: Perceptual, device: torch.device, *images: Image
+) -> tuple[dict[str, tuple[float, float]], tuple[Tensor, ...]]:
+    """Distances of the input and the output to the truth, and the features of all three.
+
+    As published, distances see pictures before they are rounded, and features those of files, in 8 bit.
+    """
+    lq, made, gt = (image.tensor()[None].to(device) for image in images)
+    distances = {
+        name: (float(distance(lq, gt)), float(distance(made, gt)))
+        for name, distance in perceptual.distances.items()
+    }
+    if perceptual.features is None:
+        return distances, ()
+    features = perceptual.features
+    return distances, tuple(features((z * 255).round() / 255)[0].cpu() for z in (lq, made, gt))
+
+
+def perceived(rows: Sequence[Row]) -> dict[str, tuple[list[float], list[float]]]:
+    """By perceptual metric, every row's input and output; FID, which is of all rows together, is the same
+    for each.
+
+    Raises:
+        ValueError: see `frechet`.
+    """
+    found = {}
+    for name in rows[0].distances:
+        inputs, outputs = zip(*(row.distances[name] for row in rows), strict=True)
+        found[name] = (list(inputs), list(outputs))
+    if rows[0].features:
+        lq, made, gt = (torch.stack(z) for z in zip(*(row.features for row in rows), strict=True))
+        found["fid"] = ([frechet(lq, gt)] * len(rows), [frechet(made, gt)] * len(rows))
+    return found
 
 
 def mean_scores(scores: Sequence[S]) -> S:
@@ -113,10 +219,15 @@ def replace_latent(codec: Codec, lq: Image, gt: Image) -> tuple[Gate, Image]:
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """One line for each picture: its name, the input's scores and the output's."""
+    """One line for each picture: its name, the input's scores and the output's, then those of perceptual
+    metrics."""
+    more = perceived(rows)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         names = [f.name for f in fields(Scores)]
-        writer.writerow(["name", *(f"input_{n}" for n in names), *names])
-        for row in rows:
-            writer.writerow([row.name, *asdict(row.input).values(), *asdict(row.output).values()])
+        further = [name.replace("-", "_") for name in more]
+        pairs = [column for name in further for column in (f"input_{name}", name)]
+        writer.writerow(["name", *(f"input_{n}" for n in names), *names, *pairs])
+        for i, row in enumerate(rows):
+            values = [both[i] for columns in more.values() for both in columns]
+            writer.writerow([row.name, *asdict(row.input).values(), *asdict(row.output).values(), *values])

@@ -27,8 +27,9 @@ def psnr(a: Array, b: Array) -> float:
 
 
 def ssim(a: Array, b: Array) -> float:
-    """Structural similarity (Wang et al. 2004): Gaussian window 11 x 11, sigma 1.5, no padding,
-    averaged over the channels. Pictures with a side under 11 use the largest odd window that fits.
+    """Structural similarity (Wang et al. 2004), as their MATLAB program gives it: Gaussian window 11 x 11,
+    sigma 1.5, where it lies inside the picture; averaged over the channels. Pictures with a side under 11
+    use the largest odd window that fits.
 
     Raises:
         ValueError: the shapes differ.
