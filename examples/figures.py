@@ -84,7 +84,7 @@ def night(clean: torch.Tensor, rng: np.random.Generator) -> Example:
 def grain(clean: torch.Tensor, rng: np.random.Generator) -> Example:
     """The noise of a sensor: more where there is more light."""
     noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
-    return Example((clean + (0.01 + 0.04 * clean.sqrt()) * noise).clamp(0, 1), clean)
+    return Example((clean + (0.006 + 0.02 * clean.sqrt()) * noise).clamp(0, 1), clean)
 
 
 TASKS: dict[str, tuple[Degradation, np.ndarray]] = {

@@ -17,7 +17,9 @@ import yaml
 import refusion
 from refusion import checkpoint, cli, tiling
 from refusion.checkpoint import save
+from refusion.evaluate import PROTOCOLS
 from refusion.image import from_array, read, write
+from refusion.perceptual import Perceptual
 from refusion.recipe import Card, parse
 from tiny import SMALLEST
 
@@ -265,6 +267,12 @@ def test_nothing_changed_is_said(run: Run, here: Path) -> None:
         (("evaluate", "none"), "no such folder"),
         (("evaluate", "pairs", "--model", "{m}", "--border", "8"), "border is 8"),
         (("evaluate", "pairs", "--model", "{m}", "--border", "-1"), "border is -1"),
+        (("evaluate", "pairs", "--model", "{m}", "--protocol", "papre"), "did you mean paper?"),
+        (
+            ("evaluate", "pairs", "--model", "{m}", "--protocol", "paper", "--border", "0"),
+            "fixes --border: leave",
+        ),
+        (("evaluate", "pairs", "--model", "{m}", "--metric", "fid"), "fid comes without weights"),
         (("doctor", "none"), "no such folder"),
         (("diffuse", "{a}", "none.png"), "none.png does not exist"),
         (("diffuse", "{a}", "pairs/gt/0.png"), "10x8 and 20x16"),
@@ -341,8 +349,9 @@ def test_what_is_tiled_is_said_once(
     said = run(*words, "--model", model, "--tile", "128")
     assert said.status == 0
     first, second = said.err.splitlines()
-    assert first.startswith("refusion: state of 10x8: tiles of 64, ")
-    assert second.startswith("refusion: state of 11x8: tiles of 64, ")
+    places = ["pairs/lq/0.png: ", "pairs/lq/1.png: "] if words[0] == "restore" else ["", ""]
+    assert first.startswith(f"refusion: {places[0]}state of 10x8: tiles of 64, ")
+    assert second.startswith(f"refusion: {places[1]}state of 11x8: tiles of 64, ")
     assert caplog.messages == []  # not by a logger above, too
     assert (log.level, log.propagate, log.handlers) == before
 
@@ -380,6 +389,46 @@ def test_evaluating_prints_a_table_and_writes_the_rest(run: Run, model: Path) ->
     assert float(second.split()[1]) == pytest.approx(mean, abs=0.006)
     expected = refusion.load(model, "cpu")(read(pairs / "lq" / "1.png"), steps=3, seed=5)
     np.testing.assert_allclose(read("out/1.png").pixels, expected.pixels, atol=0.51 / 255)
+
+
+def test_protocols_measure_as_published(run: Run) -> None:
+    pairs, total = make_pairs("pairs", 1), 3
+    described = parse({**TINY, "process": {"noise_level": "50/255", "steps": total}}, "test")
+    save(Path("short.safetensors"), described.build(), described, Card())
+    same = ("evaluate", pairs, "--model", "short.safetensors", "--seed", "3")
+    shown = " ".join(run("evaluate", "--help").out.replace("│", "").split())
+    for name, fixed in PROTOCOLS.items():
+        first, *scores = run(*same, "--protocol", name).out.splitlines()
+        assert first == f"protocol {name}: {fixed}"
+        options = ("--border", fixed.border, "--steps", total, "--sampler", fixed.sampler)
+        assert scores == run(*same, *options).out.splitlines()
+        assert f"{name} (border {fixed.border}" in shown
+    one_line(run(*same, "--protocol", name, "--steps", 3, "--eta", 1), "fixes --steps and --eta: leave")
+
+
+def test_metrics_are_columns(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loaded for where the model is, and asked for as often as wanted."""
+    wanted = []
+
+    def load_metrics(metrics: tuple[str, ...], device: torch.device) -> Perceptual:
+        wanted.append((metrics, device))
+        worst = {"lpips-alex": lambda a, b: (a - b).abs().amax((1, 2, 3)) + 0.25}
+        return Perceptual(worst, lambda x: x[:, :, :2, :2].flatten(1))
+
+    monkeypatch.setattr(cli, "load_metrics", load_metrics)
+    pairs = make_pairs("pairs", 2)
+    said = run(
+        *("evaluate", pairs, "--model", model, "--device", "cpu", "--csv", "scores.csv"),
+        *("--metric", "lpips-alex=a,b", "--metric", "fid=c"),
+    )
+    assert wanted == [(("lpips-alex=a,b", "fid=c"), torch.device("cpu"))]
+    head, first, second = said.out.splitlines()
+    assert head.split()[2:] == ["PSNR", "SSIM", "PSNR-Y", "SSIM-Y", "LPIPS-ALEX", "FID"]
+    assert first.split()[5:] == ["0.2500", "0.0000"]
+    assert float(second.split()[5]) > 0.25
+    assert len({len(line) for line in (head, first, second)}) == 1
+    header = Path("scores.csv").read_text().splitlines()[0]
+    assert header.endswith(",ssim_y,input_lpips_alex,lpips_alex,input_fid,fid")
 
 
 def test_doctor_says_what_is_there(run: Run) -> None:

@@ -20,7 +20,10 @@ here, run = test_cli.here, test_cli.run
 NETWORK = SMALLEST["network"]
 TASKS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "denoising": {"process": {"kind": "denoising", "noise_level": "70/255"}},
+    "denoising": {
+        "process": {"kind": "denoising", "noise_level": "70/255"},
+        "network": {**NETWORK, "conditional": False},
+    },
     "bokeh": {"network": {**NETWORK, "conditions": 3}},
     "stereo": {
         "network": {**NETWORK, "stereo": True},
@@ -88,6 +91,20 @@ def test_a_folder_of_masks_has_one_for_each_picture(run: Run, models: Path) -> N
         assert kept.max() == 0
 
 
+def test_masks_of_equal_names_are_told_by_their_folders(run: Run, models: Path) -> None:
+    for i, folder in enumerate("ab"):
+        photo(f"in/{folder}/1.png", i)
+        mask(f"masks/{folder}/1.png")
+    upper = np.zeros((8, 10), np.float32)
+    upper[:4] = 1
+    write(from_array(upper), Path("masks/b/1.png"))
+    said = run("restore", "in", "--mask", "masks", "--model", models / "plain.safetensors")
+    assert said.out == "restored 2 of 2 to restored\n"
+    changed = np.abs(read("restored/b/1.png").pixels - read("in/b/1.png").pixels).max(-1) > 0
+    assert changed[:4].any()
+    assert not changed[4:].any()
+
+
 def test_what_is_painted_over_with_a_colour_is_filled(run: Run, models: Path) -> None:
     painted = read(photo("a.png")).pixels.copy()
     painted[2:5, 3:7] = (1, 0, 1)
@@ -124,7 +141,7 @@ def test_sigma_is_a_number_a_fraction_or_estimated(
     said = run("restore", "a.png", "--model", models / "denoising.safetensors", *words)
     assert said.status == 0
     assert_written("restored/a.png", loaded(models, "denoising")(source, sigma=sigma).pixels)
-    assert ("refusion: noise of " in said.err) == (written is None)
+    assert ("refusion: a.png: noise of " in said.err) == (written is None)
 
 
 def test_a_noisier_picture_than_the_model_knows_does_not_stop_the_others(run: Run, models: Path) -> None:
@@ -133,7 +150,10 @@ def test_a_noisier_picture_than_the_model_knows_does_not_stop_the_others(run: Ru
     photo("in/b.png")
     said = run("restore", "in", "--model", models / "denoising.safetensors")
     assert (said.status, said.out) == (0, "restored 2 of 2 to restored\n")
-    assert said.err.splitlines()[0] == "refusion: noise of 378.1/255"
+    assert (
+        said.err.splitlines()[0]
+        == "refusion: in/a.png: noise of 378.1/255: this model takes off at most 70.0/255"
+    )
 
 
 def test_evaluating_takes_sigma_too(run: Run, models: Path) -> None:
@@ -241,7 +261,7 @@ def test_doctor_makes_what_a_recipe_makes(run: Run) -> None:
         ).to_yaml()
     )
     said = run("doctor", "clean", "--recipe", "r.yaml", "--sheet", "sheet.png")
-    assert said == (0, "clean: 2 pairs: 2 of 5x4\nsheet.png\n", "")
+    assert said == (0, "clean: 2 pairs, degraded by Downscale: 2 of 5x4\nsheet.png\n", "")
     assert Path("sheet.png").exists()
     without = run("doctor", "clean")
     assert without.status == 1
@@ -273,8 +293,8 @@ def test_doctor_makes_what_a_recipe_makes(run: Run) -> None:
         ("denoising", "--sigma 1e999", ["sigma is '1e999'"]),
         ("denoising", "--sigma=", ["sigma is ''"]),
         ("denoising", "--sigma nan", ["sigma is 'nan'"]),
-        ("plain", " ".join(LENSES), ["condition has 3 numbers", "takes 0"]),
-        ("bokeh", "", ["condition has 0 numbers", "takes 3", "source lens"]),
+        ("plain", " ".join(LENSES), ["takes no lens: leave out --source-lens"]),
+        ("bokeh", "", ["needs --source-lens, --target-lens and --disparity"]),
         ("bokeh", " ".join(LENSES[:4]), ["--source-lens, --target-lens and --disparity together"]),
         ("bokeh", " ".join(LENSES[2:]), ["--source-lens, --target-lens and --disparity together"]),
         ("bokeh", " ".join(LENSES).replace("Canon", "Nikon"), ['"Nikon50mmf1.4BS"', "Canon50mmf1.4BS or"]),

@@ -584,16 +584,12 @@ def test_missing_and_empty_folders_are_errors(tmp_path: Path) -> None:
 
 
 def test_clean_pictures_alone_are_degraded(place: Place, tmp_path: Path) -> None:
-    """In gt/, or in the folder itself; each by its own draw, always the same, in 8 bit."""
-    for name in ("b.png", "a.png", "gt/b.png", "gt/a.png"):
+    """Each by its own draw, always the same, in 8 bit."""
+    for name in ("b.png", "a.png"):
         place(name, np.full((40, 40), 0.5))
     noise = GaussianNoise(weakest=0.1, strongest=0.1)
-    inside = find_pairs(tmp_path, noise)
-    for file in (tmp_path / "gt").iterdir():
-        file.unlink()
-    (tmp_path / "gt").rmdir()
     pairs = find_pairs(tmp_path, noise)
-    assert [pair.name for pair in pairs] == [pair.name for pair in inside] == ["a", "b"]
+    assert [pair.name for pair in pairs] == ["a", "b"]
     assert pairs[0].gt == (tmp_path / "a.png",)
     first, second = (pair.read().lq[0].pixels for pair in pairs)
     np.testing.assert_array_equal(first, pairs[0].read().lq[0].pixels)
@@ -609,7 +605,7 @@ def test_degraded_pictures_that_are_there_are_not_made(place: Place, tmp_path: P
     np.testing.assert_allclose(pair.read().lq[0].pixels, 0.2)
 
 
-@pytest.mark.parametrize("name", ["a.png", "gt/a.png", "left/a.png"])
+@pytest.mark.parametrize("name", ["a.png", "left/a.png"])
 def test_clean_pictures_alone_need_a_degradation(place: Place, tmp_path: Path, name: str) -> None:
     place(name, np.full((4, 4), 0.5))
     if name.startswith("left"):
@@ -624,11 +620,10 @@ def test_clean_pictures_alone_need_a_degradation(place: Place, tmp_path: Path, n
     assert len(finding.pairs) == 1
 
 
-@pytest.mark.parametrize("folder", ["", "gt/"])
-def test_left_and_right_are_two_views(place: Place, tmp_path: Path, folder: str) -> None:
+def test_left_and_right_are_two_views(place: Place, tmp_path: Path) -> None:
     for stem, value in (("b", 0.4), ("a", 0.6)):
-        place(f"{folder}left/{stem}.png", np.full((12, 16), value))
-        place(f"{folder}right/{stem}.tif", np.full((12, 16), value - 0.2))
+        place(f"left/{stem}.png", np.full((12, 16), value))
+        place(f"right/{stem}.tif", np.full((12, 16), value - 0.2))
     pairs = find_pairs(tmp_path, Downscale(factor=2), 2)
     assert [pair.name for pair in pairs] == ["a", "b"]
     assert pairs[0].names == ("a-left", "a-right")
@@ -648,14 +643,24 @@ def test_both_sides_may_hold_two_views(place: Place, tmp_path: Path) -> None:
     assert blocks(place, 1).names == ("a",)
 
 
+@pytest.mark.parametrize(("there", "missing"), [("lq", "gt"), ("gt", "lq")])
+def test_one_of_the_two_folders_is_not_taken_for_clean_pictures(
+    place: Place, tmp_path: Path, there: str, missing: str
+) -> None:
+    place(f"{there}/a.png", np.full((4, 4), 0.5))
+    with pytest.raises(DataError, match=f"{there}/ without {missing}/"):
+        find_pairs(tmp_path, Haze())
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("folder", ["", "gt/", "lq/"])
 def test_a_view_without_a_partner_is_named(place: Place, tmp_path: Path, folder: str, side: str) -> None:
     for name in ("left/a", "right/a", f"{side}/b"):
         place(f"{folder}{name}.png", np.full((4, 4), 0.5))
-    if folder == "lq/":
-        place("gt/left/a.png", np.full((4, 4), 0.5))
-        place("gt/right/a.png", np.full((4, 4), 0.5))
+    if folder:
+        other = {"lq/": "gt/", "gt/": "lq/"}[folder]
+        place(f"{other}left/a.png", np.full((4, 4), 0.5))
+        place(f"{other}right/a.png", np.full((4, 4), 0.5))
     with pytest.raises(DataError, match=f"1 pictures without a partner: {folder}{side}/b$"):
         find_pairs(tmp_path, Haze())
     assert inspect_pairs(tmp_path, Haze()).problems == [f"{folder}{side}/b: no partner"]
@@ -726,10 +731,12 @@ def test_meta_gives_each_pair_its_condition(place: Place, tmp_path: Path) -> Non
 
 
 def test_a_picture_that_meta_lacks_is_named(place: Place, tmp_path: Path) -> None:
+    """And what it has too much."""
     for name in ("lq/a.png", "gt/a.png", "lq/c.png", "gt/c.png"):
         place(name, np.full((6, 6), 0.5))
     (tmp_path / "meta.txt").write_text(META)
-    with pytest.raises(DataError, match=r"1 pictures without a partner: c is not in meta\.txt$"):
+    said = r"2 pictures without a partner: c is not in meta\.txt, b of meta\.txt$"
+    with pytest.raises(DataError, match=said):
         find_pairs(tmp_path)
 
 
@@ -745,7 +752,7 @@ def test_a_picture_that_meta_lacks_is_named(place: Place, tmp_path: Path) -> Non
 def test_a_bad_line_of_meta_is_an_error_of_file_and_line(
     place: Place, tmp_path: Path, line: str, said: str
 ) -> None:
-    place("gt/a.png", np.full((6, 6), 0.5))
+    place("a.png", np.full((6, 6), 0.5))
     (tmp_path / "meta.txt").write_text(META + "\n" + line)
     with pytest.raises(DataError, match=rf"meta\.txt, line 5: .*{said}") as caught:
         find_pairs(tmp_path, Haze())

@@ -407,5 +407,32 @@ def test_an_override_that_is_no_yaml_is_one_line(tmp_path: Path) -> None:
 def test_a_sample_is_not_moved_away_from_what_its_condition_says(how: str) -> None:
     told = {**TINY, "network": {**TINY["network"], "conditions": 3}}
     parse(told, "r.yaml")
-    with pytest.raises(RecipeError, match="do not go with network.conditions"):
+    with pytest.raises(RecipeError, match="do not go with network"):
         parse({**told, "data": {"augment": {how: 0.1}}}, "r.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"process": {"kind": "denoising", "noise_level": 0.2}}, "give network.conditional false"),
+        ({"network": {**TINY["network"], "conditional": False}}, "give network.conditional true"),
+        ({"enlarge": {"factor": 2}, "data": {"degradation": {"name": "Rain"}}}, "reduces 1 times"),
+        ({"enlarge": {"factor": 2}, "data": {"degradation": {"name": "Downscale"}}}, "reduces 4 times"),
+    ],
+)
+def test_parts_that_contradict_each_other_are_one_line(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError, match=said) as caught:
+        parse({**TINY, **values}, "r.yaml")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("values", [{"codec": {"name": "Pyramid"}}, {"enlarge": {"factor": 2}}])
+def test_noise_must_reach_the_denoising_process_as_it_is(values: dict[str, Any]) -> None:
+    denoising = {
+        **TINY,
+        "process": {"kind": "denoising", "noise_level": 0.2},
+        "network": {**TINY["network"], "conditional": False},
+    }
+    parse(denoising, "r.yaml").build()
+    with pytest.raises(RecipeError, match=r"give codec\.name Pixels and enlarge\.factor 1"):
+        parse({**denoising, **values}, "r.yaml")

@@ -3,12 +3,13 @@
 import logging
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from cyclopts import App, CycloptsError, Parameter
@@ -16,11 +17,16 @@ from tqdm import tqdm
 
 import refusion
 from refusion import checkpoint, image
+from refusion import evaluate as measuring
 from refusion.bulk import Files, plan, plan_views
+from refusion.data import Pair
 from refusion.degradation import painted
-from refusion.errors import ImageError, RefusionError
+from refusion.errors import DataError, ImageError, RefusionError
+from refusion.evaluate import PROTOCOLS
 from refusion.lens import Lens, condition
-from refusion.recipe import Card
+from refusion.perceptual import METRICS
+from refusion.perceptual import load as load_metrics
+from refusion.recipe import Card, Recipe
 from refusion.restorer import SAMPLERS, Restorer
 
 app = App(
@@ -31,8 +37,17 @@ app = App(
 )
 T = TypeVar("T")
 
+_PICTURE: ContextVar[str] = ContextVar("picture", default="")
+"""What a line of the log is about."""
 Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1, mps; by default the best there is.")]
 Out = Annotated[Path, Parameter(name=["--out", "-o"])]
+PROTOCOL_HELP = "Measure as published, with its border, sampler and steps: " + "; ".join(
+    f"{name} ({fixed})" for name, fixed in PROTOCOLS.items()
+)
+METRIC_HELP = (
+    "A perceptual metric and the files of its weights, as NAME=FILE,FILE; may be repeated. "
+    f"NAME is one of {', '.join(METRICS)}."
+)
 
 
 @Parameter(name="*")
@@ -61,7 +76,7 @@ class How:
     def options(self) -> dict[str, Any]:
         given = {key: value for key, value in asdict(self).items() if value is not None}
         if self.sigma is not None:
-            given["sigma"] = _number(self.sigma)
+            given["sigma"] = _number("sigma", self.sigma)
         lens = [given.pop(key, None) for key in ("source_lens", "target_lens", "disparity")]
         if any(value is not None for value in lens):
             source, target, disparity = lens
@@ -73,18 +88,19 @@ class How:
         return given
 
 
-def _number(text: str) -> float:
+def _number(name: str, text: str) -> float:
     try:
         return float(Fraction(text))
     except (ValueError, ArithmeticError):
-        raise ValueError(f"sigma is {text!r}: give a number or a fraction, as 25/255") from None
+        raise ValueError(f"{name} is {text!r}: give a number or a fraction, as 25/255") from None
 
 
 @contextmanager
 def _log_shown() -> Iterator[None]:
     """What the package logs becomes lines like all others, here only and once."""
     handler, logger = logging.Handler(logging.INFO), logging.getLogger("refusion")
-    handler.emit = lambda record: _complain(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: _complain(_PICTURE.get() + record.getMessage())  # type: ignore[method-assign]
+    about = _PICTURE.set("")
     before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -92,6 +108,7 @@ def _log_shown() -> Iterator[None]:
     try:
         yield
     finally:
+        _PICTURE.reset(about)
         logger.removeHandler(handler)
         logger.setLevel(before[0])
         logger.propagate = before[1]
@@ -138,7 +155,7 @@ class Extras:
 def restore(
     *paths: Annotated[str, Parameter(required=True)],
     out: Out = Path("restored"),
-    model: str = "shadow-removal",
+    model: str | None = None,
     how: How = How(),
     extras: Extras = Extras(),
     device: Device = None,
@@ -150,13 +167,16 @@ def restore(
         paths: Files, folders (with all that is in them) or patterns as "*.jpg". For a stereo model the
             left and the right view: two files, or two folders of files with equal names.
         out: A folder, or for a single picture a file. Two views go to left/ and right/ in it.
-        model: A bundled name (see `refusion models`) or a file.
+        model: A bundled name (see `refusion models`) or a file; by default shadow-removal, or where
+            something is missing inpainting.
         overwrite: Redo pictures that are done already, instead of skipping them.
     """
-    options, views = how.options(), checkpoint.read_header(checkpoint.resolve(model)).recipe.views
-    planned = plan_views(paths, out) if views > 1 else plan(paths, out)
+    model = model or ("inpainting" if extras.mask or extras.hole_colour else "shadow-removal")
+    recipe, options = checkpoint.read_header(checkpoint.resolve(model)).recipe, how.options()
+    planned = plan_views(paths, out) if recipe.views > 1 else plan(paths, out)
     jobs = planned.jobs
-    extras.check(len(jobs), views)
+    extras.check(len(jobs), recipe.views)
+    _check_told(recipe, options, model)
     todo = {files: targets for files, targets in jobs.items() if overwrite or not _exist(targets)}
     for problem in planned.problems:
         _complain(problem)
@@ -178,6 +198,14 @@ def restore(
     return 1 if failed else 0
 
 
+def _check_told(recipe: Recipe, options: dict[str, Any], model: str) -> None:
+    """Lenses are given where they are needed, and only there."""
+    given = len(options.get("condition", recipe.sampling.condition))
+    if given != recipe.conditions:
+        lens = "--source-lens, --target-lens and --disparity"
+        raise ValueError(f"{model} takes no lens: leave out {lens}" if given else f"{model} needs {lens}")
+
+
 def _exist(targets: Files) -> bool:
     return all(target.exists() for target in targets)
 
@@ -186,6 +214,7 @@ def _restore_one(
     restorer: Restorer, sources: Files, targets: Files, options: dict[str, Any], extras: Extras
 ) -> None:
     """Read a scene, restore it and write it."""
+    _PICTURE.set(f"{sources[0]}: ")
     pictures = [image.read(source) for source in sources]
     if len({picture.size for picture in pictures}) > 1:
         sizes = " and ".join("{}x{}".format(*picture.size) for picture in pictures)
@@ -224,16 +253,23 @@ def _results(
     return restorer.views(pictures, **options)
 
 
+def _mask_of(source: Path, folder: Path) -> Path:
+    """The mask with a picture's name; where there are several, in folders of the same names, too."""
+    masks = {path.relative_to(folder).with_suffix(""): path for path in image.find([folder])}
+    parts = source.resolve().with_suffix("").parts[1:]
+    for i in range(len(parts)):
+        if found := masks.get(Path(*parts[i:])):
+            return found
+    raise ImageError(f"{source}: no mask of its name in {folder}")
+
+
 def _holes(picture: image.Image, source: Path, extras: Extras) -> np.ndarray:
     """(h, w), 1 where the picture is missing."""
     mask = extras.mask
     if mask is None:
         return painted(picture.tensor(), extras.hole_colour or "")[0].numpy()
     if mask.is_dir():
-        named = [path for path in image.find([mask]) if path.stem == source.stem]
-        if not named:
-            raise ImageError(f"{source}: no mask of its name in {mask}")
-        mask = named[0]
+        mask = _mask_of(source, mask)
     read = image.read(mask)
     if read.size != picture.size:
         sizes = " and ".join("{}x{}".format(*size) for size in (read.size, picture.size))
@@ -294,8 +330,10 @@ def evaluate(
     data: Path,
     *,
     model: str = "shadow-removal",
+    protocol: Annotated[str | None, Parameter(help=PROTOCOL_HELP)] = None,
     how: How = How(),
-    border: int = 0,
+    border: int | None = None,
+    metric: Annotated[tuple[str, ...], Parameter(help=METRIC_HELP, negative="")] = (),
     csv: Path | None = None,
     save: Path | None = None,
     device: Device = None,
@@ -306,28 +344,55 @@ def evaluate(
         data: A folder with lq/ and gt/, paired by file stem; or for a model whose pairs are made, of
             clean pictures.
         model: A bundled name or a file.
-        border: Pixels left out on each side.
+        border: Pixels left out on each side; by default 0.
         csv: Write the scores of every picture to this file.
         save: Write the restored pictures to this folder.
     """
-    from refusion import evaluate as measuring
-
     pairs = checkpoint.read_header(checkpoint.resolve(model)).recipe.pairs(data)
     restorer = refusion.load(model, device)
+    margin, options = _measured_as(protocol, border, how.options(), restorer.sde.steps)
+    perceptual = load_metrics(metric, restorer.device)
     rows = []
     if save:
         save.mkdir(parents=True, exist_ok=True)
-    measured = measuring.evaluate(restorer, pairs, border, **how.options())
+    measured = measuring.evaluate(restorer, pairs, margin, perceptual, **options)
     for row, restored in _progress(measured, "picture", len(pairs)):
         rows.append(row)
         if save:
             image.write(restored, save / f"{row.name}.png")
     if csv:
         measuring.write_csv(rows, csv)
-    print(f"{len(rows)} pictures    PSNR    SSIM  PSNR-Y  SSIM-Y")
-    for name, scores in (("input", [r.input for r in rows]), ("output", [r.output for r in rows])):
-        mean = measuring.mean_scores(scores)
-        print(f"{name:11}{mean.psnr:8.2f}{mean.ssim:8.4f}{mean.psnr_y:8.2f}{mean.ssim_y:8.4f}")
+    if maker := _maker(pairs):
+        print(f"degraded pictures are made by {maker}")
+    if protocol:
+        print(f"protocol {protocol}: {PROTOCOLS[protocol]}")
+    _print_scores(rows)
+
+
+def _measured_as(
+    name: str | None, border: int | None, options: dict[str, Any], steps: int
+) -> tuple[int, dict[str, Any]]:
+    """Border and options, those of a protocol if there is one: a number under its name is its number."""
+    if name is None:
+        return border or 0, options
+    fixed = measuring.protocol(name)
+    theirs = fixed.options(steps)
+    given = ["--border"] * (border is not None) + [f"--{key}" for key in theirs if key in options]
+    if given:
+        raise ValueError(f"--protocol {name} fixes {' and '.join(given)}: leave out one or the other")
+    return fixed.border, {**theirs, **options}
+
+
+def _print_scores(rows: Sequence[measuring.Row]) -> None:
+    more = measuring.perceived(rows)
+    widths = {name: max(10, len(name) + 2) for name in more}
+    heads = "".join(f"{name.upper():>{widths[name]}}" for name in more)
+    print(f"{f'{len(rows)} pictures':12}    PSNR    SSIM  PSNR-Y  SSIM-Y{heads}")
+    for i, side in enumerate(("input", "output")):
+        mean = measuring.mean_scores([getattr(row, side) for row in rows])
+        means = [(widths[name], float(np.mean(columns[i]))) for name, columns in more.items()]
+        rest = "".join(f"{value:{width}.4f}" for width, value in means)
+        print(f"{side:12}{mean.psnr:8.2f}{mean.ssim:8.4f}{mean.psnr_y:8.2f}{mean.ssim_y:8.4f}{rest}")
 
 
 @app.command
@@ -351,9 +416,15 @@ def doctor(data: Path, *, recipe: Path | None = None, sheet: Path | None = None)
         problems += 1
     for folder in folders:
         finding = inspect_pairs(folder, *how)
+        if described and not finding.problems:
+            try:
+                described.pairs(folder)
+            except DataError as error:
+                finding.problems.append(str(error))
         sizes = ", ".join(f"{count} of {w}x{h}" for (w, h), count in sorted(finding.sizes.items())[:8])
         more = f" and {len(finding.sizes) - 8} other sizes" if len(finding.sizes) > 8 else ""
-        print(f"{folder}: {len(finding.pairs)} pairs{': ' if sizes else ''}{sizes}{more}")
+        made = f", degraded by {maker}" if (maker := _maker(finding.pairs)) else ""
+        print(f"{folder}: {len(finding.pairs)} pairs{made}{': ' if sizes else ''}{sizes}{more}")
         for problem in finding.problems:
             _complain(problem)
         problems += len(finding.problems)
@@ -362,6 +433,11 @@ def doctor(data: Path, *, recipe: Path | None = None, sheet: Path | None = None)
             image.write(contact_sheet(finding.pairs), target)
             print(target)
     return 1 if problems else 0
+
+
+def _maker(pairs: Sequence[Pair]) -> str:
+    """The degradation that makes their degraded pictures; nothing where these are files."""
+    return next((type(pair.degradation).__name__ for pair in pairs if not pair.lq), "")
 
 
 @app.command
@@ -410,6 +486,84 @@ def diffuse(
         for t, frame in enumerate(frames):
             image.write(frame, out / f"{t:04}.png")
     print(out)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Known:
+    """What weights do not tell. What is not given is as published for the task."""
+
+    noise_level: str | None = None
+    "lambda in units of the range [0, 1], as 50/255."
+    steps: int | None = None
+    "Training times T."
+    delta: float | None = None
+    "What is left of the residual at T."
+    schedule: str | None = None
+    "constant, linear or cosine."
+    long_skip: bool | None = None
+    "The first convolution's output is added before the last one."
+    local: str | None = None
+    "Channel attention over windows for training states of this height x width, as 128x128."
+    enlarge: str | None = None
+    "How pictures are enlarged before everything: nearest or bicubic."
+    factor: int | None = None
+    "By how much."
+
+    def facts(self) -> dict[str, Any]:
+        given = {key: value for key, value in asdict(self).items() if value is not None}
+        if self.noise_level is not None:
+            given["noise_level"] = _number("noise_level", self.noise_level)
+        if self.local is not None:
+            height, by, width = self.local.partition("x")
+            if not (by and height.isdecimal() and width.isdecimal()):
+                raise ValueError(f"local is {self.local!r}: give height and width, as 128x128")
+            given["local"] = (int(height), int(width))
+        names = {"enlarge": "mode", "factor": "enlarge"}
+        return {names.get(key, key): value for key, value in given.items()}
+
+
+@app.command(name="import")
+def import_(
+    *files: Annotated[Path, Parameter(required=True)],
+    out: Out = Path("model.safetensors"),
+    task: str | None = None,
+    partner: Path | None = None,
+    known: Known = Known(),
+) -> None:
+    """Make a model of published weights of IR-SDE or Refusion.
+
+    Args:
+        files: The weights of the network and, of a latent model, of its autoencoder.
+        out: The model, a file that every command takes.
+        task: What the weights were trained for; needed where their shapes fit several tasks.
+        partner: The weights of the autoencoder, if they are not among the files.
+    """
+    from refusion.importing import imported
+
+    model = imported([*files, *([partner] if partner else [])], task, **known.facts())
+    checkpoint.save(out, model.restorer, model.recipe, model.card)
+    print("\n".join([*model.notes, str(out)]))
+
+
+@app.command
+def export(model: str, *, out: Out, to: Literal["published", "onnx", "hub"]) -> None:
+    """Write a model for other programs.
+
+    Args:
+        model: A bundled name or a file.
+        out: For published keys a file, NAME.pth or NAME.safetensors; else a folder.
+        to: The keys of published weights; graphs for ONNX; or a folder of the Hugging Face hub.
+    """
+    from refusion import exporting, graphs, hub
+
+    writers: dict[str, Callable[[str, Path], Iterable[object]]] = {
+        "published": exporting.to_published,
+        "onnx": graphs.to_onnx,
+        "hub": lambda model, folder: [hub.save_pretrained(model, folder)],
+    }
+    for line in writers[to](model, out):
+        print(line)
 
 
 @app.command

@@ -104,7 +104,10 @@ class Pair:
     def _made(self, clean: tuple[Image, ...]) -> Views:
         if self.degradation is None:
             raise DataError(f"{self.gt[0]}: no degraded picture, and no data.degradation that makes one")
-        made = [self.degradation(z.tensor(), np.random.default_rng(self.number)) for z in clean]
+        try:
+            made = [self.degradation(z.tensor(), np.random.default_rng(self.number)) for z in clean]
+        except ValueError as error:
+            raise DataError(f"{self.gt[0]}: {error}") from error
         lq = tuple(from_array((255 * one.lq.clamp(0, 1)).round() / 255) for one in made)
         return Views(lq, tuple(from_array(one.gt.clamp(0, 1)) for one in made), made[0].condition)
 
@@ -135,20 +138,30 @@ def _views(root: Path, part: str) -> tuple[dict[str, tuple[Path, ...]], list[str
     both: dict[str, tuple[Path, ...]] = {
         stem: (left[stem], right[stem]) for stem in sorted(left.keys() & right.keys())
     }
-    return both, [(Path(part) / SIDES[stem in right] / stem).as_posix() for stem in sorted(left.keys() ^ right.keys())]
+    return both, [
+        (Path(part) / SIDES[stem in right] / stem).as_posix() for stem in sorted(left.keys() ^ right.keys())
+    ]
 
 
 def _matched(folder: Path, degradation: Degradation | None, factor: int) -> tuple[list[Pair], list[str]]:
     """The pairs of a folder in order of stem, and the pictures without a partner."""
-    gt, alone = _views(folder, "gt" if (folder / "gt").is_dir() else "")
+    parts = [part for part in ("lq", "gt") if (folder / part).is_dir()]
+    if len(parts) == 1:
+        missing = {"lq": "gt", "gt": "lq"}[parts[0]]
+        raise DataError(
+            f"{folder}: {parts[0]}/ without {missing}/; clean pictures lie directly in the folder"
+        )
+    gt, alone = _views(folder, "gt" if parts else "")
     lq = dict[str, tuple[Path, ...]]()
-    if (folder / "lq").is_dir():
+    if parts:
         lq, lonely = _views(folder, "lq")
         alone += lonely + [f"{'lq' if stem in lq else 'gt'}/{stem}" for stem in sorted(lq.keys() ^ gt.keys())]
         gt = {stem: files for stem, files in gt.items() if stem in lq}
-    conditions = read_metadata(folder / METADATA) if (folder / METADATA).exists() else {}
-    if conditions:
+    conditions = dict[str, tuple[float, ...]]()
+    if (folder / METADATA).exists():
+        conditions.update(read_metadata(folder / METADATA))
         alone += [f"{stem} is not in {METADATA}" for stem in gt if stem not in conditions]
+        alone += [f"{stem} of {METADATA}" for stem in conditions if stem not in gt]
         gt = {stem: files for stem, files in gt.items() if stem in conditions}
     pairs = [
         Pair(lq.get(stem, ()), files, conditions.get(stem, ()), degradation, factor, number)

@@ -238,7 +238,7 @@ class Holes:
 
     def __post_init__(self) -> None:
         _check_range("fewest", self.fewest, "most", self.most, lowest=1)
-        _check_range("thinnest", self.thinnest, "thickest", self.thickest, highest=1)
+        _check_range("thinnest", self.thinnest, "thickest", self.thickest, lowest=1e-4, highest=1)
 
     def __call__(self, clean: Picture, rng: np.random.Generator) -> Example:
         return Example(punched(clean, self._holes(clean.shape[-2], clean.shape[-1], rng)), clean)
@@ -364,9 +364,9 @@ def _filtered(picture: Float[Tensor, "c h w"], kernel: Kernel) -> Float[Tensor, 
 def _convolved(picture: Float[Tensor, "c h w"], kernel: Kernel) -> Float[Tensor, "c inner_h inner_w"]:
     """Where the kernel lies within the picture; by Fourier's transform, since kernels are large."""
     size = (picture.shape[-2], picture.shape[-1])
-    product = torch.fft.rfft2(picture) * torch.fft.rfft2(kernel, s=size)
-    convolved: Tensor = torch.fft.irfft2(product, s=size)
-    return convolved[..., kernel.shape[-2] - 1 :, kernel.shape[-1] - 1 :]
+    product = torch.fft.rfft2(picture.double()) * torch.fft.rfft2(kernel.double(), s=size)
+    convolved: Tensor = torch.fft.irfft2(product, s=size)  # in double: the same with any number of threads
+    return convolved[..., kernel.shape[-2] - 1 :, kernel.shape[-1] - 1 :].float()
 
 
 def _noisy(picture: Picture, std: float, rng: np.random.Generator) -> Picture:

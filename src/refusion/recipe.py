@@ -25,9 +25,9 @@ from torch import nn
 from refusion import codec
 from refusion import degradation as made
 from refusion import nn as networks
-from refusion.data import Augment, Pair, find_pairs
+from refusion.data import METADATA, Augment, Pair, find_pairs
 from refusion.degradation import Level
-from refusion.errors import RecipeError, hint
+from refusion.errors import DataError, RecipeError, hint
 from refusion.objective import Compare
 from refusion.prediction import PREDICTIONS
 from refusion.rendering import Bokeh
@@ -245,9 +245,23 @@ class Recipe(_Settings):
 
     @model_validator(mode="after")
     def _as_large(self) -> "Recipe":
-        factor = getattr(self.data.degradation, "factor", self.enlarge.factor)
-        if factor != self.enlarge.factor:
-            raise ValueError(f"data.degradation.factor is {factor}, enlarge.factor {self.enlarge.factor}")
+        factor = getattr(self.data.degradation, "factor", 1)
+        if self.data.degradation and factor != self.enlarge.factor:
+            raise ValueError(
+                f"data.degradation reduces {factor} times, and enlarge.factor is {self.enlarge.factor}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _as_processed(self) -> "Recipe":
+        """The denoising process has no mean to see, and its noise must stay white and as strong as it is."""
+        denoises = self.process.kind == "denoising"
+        if denoises == getattr(self.network, "conditional", True):
+            raise ValueError(
+                f"process.kind is {self.process.kind}: give network.conditional {str(not denoises).lower()}"
+            )
+        if denoises and (self.codec.name != "Pixels" or self.enlarge.factor > 1):
+            raise ValueError("process.kind is denoising: give codec.name Pixels and enlarge.factor 1")
         return self
 
     @model_validator(mode="after")
@@ -255,7 +269,7 @@ class Recipe(_Settings):
         """What a sample's condition says is done must be done to it."""
         augment = self.data.augment
         moved = augment.clean or augment.borrow or augment.strength
-        if moved and getattr(self.network, "conditions", 0):
+        if moved and self.conditions:
             raise ValueError("data.augment clean, borrow and strength do not go with network.conditions")
         return self
 
@@ -281,9 +295,27 @@ class Recipe(_Settings):
         """Pictures of one scene that the network sees together."""
         return 2 if getattr(self.network, "stereo", False) else 1
 
+    @property
+    def conditions(self) -> int:
+        """Numbers that the network is told of each picture, besides the time."""
+        count: int = getattr(self.network, "conditions", 0)
+        return count
+
     def pairs(self, folder: str | Path) -> list[Pair]:
-        """The pairs of a folder, as this task takes them; see `refusion.data.find_pairs`."""
-        return find_pairs(Path(folder), self.data.degradation, self.enlarge.factor)
+        """The pairs of a folder, as this task takes them; see `refusion.data.find_pairs`.
+
+        Raises:
+            DataError: see there; or they have other views or conditions than the network.
+        """
+        pairs = find_pairs(Path(folder), self.data.degradation, self.enlarge.factor)
+        for pair in pairs:
+            if len(pair.gt) != self.views:
+                found = f"{len(pair.gt)} views, and the network takes {self.views}"
+                raise DataError(f"{folder}: {pair.name} has {found}; two lie in left/ and right/")
+            if pair.lq and len(pair.condition) != self.conditions:
+                found = f"{len(pair.condition)} conditions, and the network takes {self.conditions}"
+                raise DataError(f"{folder}: {pair.name} has {found}; {METADATA} tells them")
+        return pairs
 
     def to_yaml(self) -> str:
         text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

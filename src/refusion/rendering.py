@@ -188,10 +188,10 @@ def warp(left: Float[Tensor, "c h w"], disparity: Field) -> Float[Tensor, "c h w
     Bicubic, clipped to [0, 1]; the border is mirrored.
 
     Args:
-        disparity: in pixels, at each point of the right view. Pictures are at least two pixels wide.
+        disparity: in pixels, at each point of the right view.
     """
     height, width = left.shape[-2:]
-    x = (torch.arange(width) + disparity[0]) * (2 / (width - 1)) - 1
+    x = (torch.arange(width) + disparity[0]) * (2 / max(1, width - 1)) - 1
     y = torch.linspace(-1, 1, height)[:, None].expand_as(x)
     grid = torch.stack([x, y], dim=-1)[None]
     right = F.grid_sample(left[None], grid, mode="bicubic", padding_mode="reflection", align_corners=True)

@@ -166,8 +166,10 @@ class Restorer:
             holes: 1 where the picture is missing, 0 where it is kept to the last bit.
 
         Raises:
-            ValueError: the holes have another size.
+            ValueError: the holes have another size, or the model enlarges.
         """
+        if self.enlarge.factor > 1:
+            raise ValueError(f"this model enlarges {self.enlarge.factor} times: take one of inpainting")
         source = from_array(image)
         if holes.shape != source.pixels.shape[:2]:
             size = "{1}x{0}".format(*holes.shape)
@@ -234,11 +236,8 @@ class Restorer:
     @torch.inference_mode()
     def _ready(self, lq: Float[Tensor, "b 3 h w"], settings: Sampling) -> _Ready:
         if len(settings.condition) != (expected := conditions(self.network)):
-            given = f"{len(settings.condition)} numbers"
-            raise ValueError(
-                f"condition has {given}: this model takes {expected}"
-                + (", of the source lens, the target lens and the disparity" if expected else "")
-            )
+            given = len(settings.condition)
+            raise ValueError(f"condition has {given} numbers: this model takes {expected}")
         if settings.sigma is not None and not self.sde.asks_sigma:
             raise ValueError(f"sigma is {settings.sigma}: only models of Gaussian denoising take it")
         lq = lq.contiguous()  # other layouts give other last bits
@@ -313,5 +312,9 @@ def _sigma(lq: Float[Tensor, "b 3 h w"], settings: Sampling, sde: SDE) -> float:
     if len(lq) > 1:
         raise ValueError(f"{len(lq)} pictures may differ in noise: give sigma, or restore them one by one")
     sigma = estimated_noise(lq[0])
-    log.info("noise of %.1f/255", 255 * sigma)
-    return min(sigma, float(sde.stds[-1]))
+    most = float(sde.stds[-1])
+    if sigma > most:
+        log.warning("noise of %.1f/255: this model takes off at most %.1f/255", 255 * sigma, 255 * most)
+    else:
+        log.info("noise of %.1f/255", 255 * sigma)
+    return min(sigma, most)
