@@ -434,8 +434,10 @@ def test_a_bundled_model_restores_and_says_what_it_is(path: Path) -> None:
     for name in ("summary", "data", "terms", "training", "metrics", "limits"):
         assert getattr(header.card, name), name
     loaded = refusion.load(path.stem, "cpu")
-    restored = loaded(PICTURE)
-    assert restored.size == (18, 13)
-    np.testing.assert_array_equal(restored.pixels, loaded(PICTURE).pixels)
+    pictures = [PICTURE] * header.recipe.views
+    options = {"condition": (-14.0, 160.0, 42.0)} if header.recipe.conditions else {}
+    restored, again = (loaded.views(pictures, **options)[0] for _ in range(2))
+    assert restored.size == tuple(side * header.recipe.enlarge.factor for side in (18, 13))
+    np.testing.assert_array_equal(restored.pixels, again.pixels)
     assert replace(loaded.sampling) == header.recipe.sampling
     assert path.stat().st_size < 100e6

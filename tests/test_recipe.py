@@ -115,10 +115,10 @@ def test_a_recipe_is_frozen() -> None:
         parse(TINY, "test").training.steps = 1  # type: ignore[misc]
 
 
-def test_every_recipe_is_read_built_and_counted(subtests: pytest.Subtests) -> None:
-    files = sorted((ROOT / "recipes").glob("*.yaml"))
-    assert files
-    for file in files:
+def test_a_recipe_is_built_and_counted_at_its_full_size(subtests: pytest.Subtests) -> None:
+    """One of each kind; `test_recipes` has all of them, made small."""
+    for name in ("shadow-removal", "dehazing", "stereo-super-resolution", "bokeh"):
+        file = ROOT / "recipes" / f"{name}.yaml"
         with subtests.test(file.name):
             described = load_yaml(file)
             with torch.device("meta"):

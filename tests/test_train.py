@@ -21,11 +21,11 @@ import refusion
 from refusion.codec import Codec
 from refusion.data import TrainingSamples, find_pairs
 from refusion.errors import DataError, RecipeError, RefusionError
-from refusion.evaluate import evaluate, mean_scores, replace_latent
+from refusion.evaluate import evaluate, mean_scores
 from refusion.image import from_array, write
 from refusion.loop import AtomicIO, make_optimizer, rate_factor
 from refusion.recipe import Recipe, Training, parse
-from refusion.train import train
+from refusion.train import measured_gate, train
 from tiny import SMALLEST
 
 TINY: dict[str, Any] = {
@@ -352,7 +352,7 @@ def test_two_stages_release_one_model_that_tells_of_its_codec(pairs: Path, laten
     assert restore(lq).size == lq.size
     validation = find_pairs(pairs / "val")
     metrics = refusion.checkpoint.read_header(latent / "model.safetensors").card.metrics
-    gate = mean_scores([replace_latent(restore.codec, pair)[0] for pair in validation])
+    gate = measured_gate(restore.codec, validation)
     for name in ("reconstruction", "replaced", "kept"):
         assert metrics[f"codec_{name}"] == round(getattr(gate, name), 2)
     scores = mean_scores([row.output for row, _ in evaluate(restore, validation)])
