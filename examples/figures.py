@@ -78,7 +78,7 @@ def night(clean: torch.Tensor, rng: np.random.Generator) -> Example:
     """A short exposure: a fifteenth of the light, and its noise."""
     light = clean**2.2 / 15
     noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
-    return Example((light + (0.002 + 0.0004 * light.sqrt()) * noise).clamp(0, 1) ** (1 / 2.2), clean)
+    return Example((light + (0.0004 + 0.0006 * light.sqrt()) * noise).clamp(0, 1) ** (1 / 2.2), clean)
 
 
 def grain(clean: torch.Tensor, rng: np.random.Generator) -> Example:
