@@ -22,7 +22,7 @@ UNET = {"name": "ConditionalUNet", "width": 4, "multipliers": [1, 2], "condition
 MODELS: dict[str, dict[str, Any]] = {
     "latents": {"codec": {**LATENT, "attention": True}},
     "bokeh": {"network.conditions": 3},
-    "unet": {"network": UNET},
+    "unet": {"network": UNET, "process.kind": "denoising"},
 }
 
 
