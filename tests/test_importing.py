@@ -97,6 +97,7 @@ NETWORKS = {f"{n['task']}-{n['sha']}-{n['phase']}": n for n in MANIFESTS["networ
 DISTINCT = {(n["task"], n["sha"]): name for name, n in NETWORKS.items()}  # options for training come last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DISTINCT.values())
 def test_every_manifest_is_imported(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """On tensors without memory, as large as published; an autoencoder with the network of its latents."""

@@ -475,6 +475,7 @@ def test_no_manifest_is_left_out(manifests: dict[str, Any]) -> None:
     assert len(manifests["networks"]) == len(ENTRIES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_a_published_network_is_told_and_built(manifests: dict[str, Any], entry: int) -> None:
     network = manifests["networks"][entry]

@@ -115,6 +115,7 @@ def test_a_recipe_is_frozen() -> None:
         parse(TINY, "test").training.steps = 1  # type: ignore[misc]
 
 
+@pytest.mark.slow
 def test_a_recipe_is_built_and_counted_at_its_full_size(subtests: pytest.Subtests) -> None:
     """One of each kind; `test_recipes` has all of them, made small."""
     for name in ("shadow-removal", "dehazing", "stereo-super-resolution", "bokeh"):

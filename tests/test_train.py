@@ -190,6 +190,7 @@ def test_divergence_before_the_first_validation_is_an_error(pairs: Path, tmp_pat
             train(recipe(pairs), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hook", "step"), [("validation_step", 12), ("training_step", 12), ("training_step", 14)]
 )
@@ -406,6 +407,7 @@ def test_the_second_stage_leaves_the_codec_alone(latent: Path) -> None:
     assert len(moments) == len(list(refusion.load(latent, "cpu").network.parameters()))
 
 
+@pytest.mark.slow
 def test_killed_in_each_stage_comes_out_the_same(pairs: Path, latent: Path, tmp_path: Path) -> None:
     """And what the first stage has made is not made again."""
     from refusion import train as module
@@ -426,6 +428,7 @@ def test_killed_in_each_stage_comes_out_the_same(pairs: Path, latent: Path, tmp_
         assert (tmp_path / file).read_bytes() == (latent / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_killed_between_the_stages_comes_out_the_same(pairs: Path, latent: Path, tmp_path: Path) -> None:
     """While the latents are measured: all steps are done, but the codec is not written."""
 
