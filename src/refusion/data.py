@@ -173,17 +173,17 @@ def _matched(folder: Path, degradation: Degradation | None, factor: int) -> tupl
 def find_pairs(folder: Path, degradation: Degradation | None = None, factor: int = 1) -> list[Pair]:
     """Every pair of `folder`/lq and `folder`/gt, in order of stem.
 
-    Each of the two may hold left/ and right/ instead of pictures. Without lq/, the degraded pictures
-    are made of those of gt/, or of the folder itself. meta.txt tells the lenses of bokeh pictures,
-    see `refusion.lens`.
+    Without the two, clean pictures lie in the folder itself, and the degraded ones are made of them. Each
+    may hold left/ and right/ instead of pictures. meta.txt tells the lenses of bokeh pictures, see
+    `refusion.lens`.
 
     Args:
         degradation: what makes them.
         factor: the sides of gt are so many times those of lq.
 
     Raises:
-        DataError: a stem is on one side only (all of them are named), there are no pictures, or the
-            degraded ones are missing.
+        DataError: a stem is on one side only (all of them are named), there are no pictures, one of the two
+            folders is missing, or what makes the degraded ones.
     """
     pairs, alone = _matched(folder, degradation, factor)
     if alone:
