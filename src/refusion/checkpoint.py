@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from refusion.errors import CheckpointError, RecipeError
+from refusion.errors import CheckpointError, RecipeError, first_line
 from refusion.files import atomic
 from refusion.recipe import Card, Recipe, parse
 from refusion.restorer import Restorer
@@ -114,8 +114,8 @@ def load(model: str | Path, device: str | torch.device | None = None) -> Restore
     try:
         return restorer.to(device or best_device())
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"device {device}: {reason}; leave it out to take the best there is") from error
+        said = first_line(error)
+        raise CheckpointError(f"device {device}: {said}; leave it out to take the best there is") from error
 
 
 def resolve(model: str | Path) -> Path:

@@ -1,13 +1,10 @@
 """The commands: typed functions that call the package and print."""
 
 import logging
-import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -19,15 +16,16 @@ import refusion
 from refusion import checkpoint, image
 from refusion import evaluate as measuring
 from refusion.bulk import Files, plan, plan_views
-from refusion.data import Pair
+from refusion.data import Pair, contact_sheet, inspect_pairs
 from refusion.degradation import painted
-from refusion.errors import DataError, ImageError, RefusionError
+from refusion.errors import DataError, ImageError, RefusionError, first_line
 from refusion.evaluate import PROTOCOLS
-from refusion.lens import Lens, condition
+from refusion.options import Extras, How, Known
 from refusion.perceptual import METRICS
 from refusion.perceptual import load as load_metrics
-from refusion.recipe import Card, Recipe
-from refusion.restorer import SAMPLERS, Restorer
+from refusion.recipe import Card, Process, Recipe, load_yaml, validated
+from refusion.restorer import Restorer, noise_source
+from refusion.sde import MeanRevertingSDE
 
 app = App(
     name="refusion",
@@ -50,51 +48,6 @@ METRIC_HELP = (
 )
 
 
-@Parameter(name="*")
-@dataclass(frozen=True)
-class How:
-    """How to sample. What is not given is the model's own default."""
-
-    steps: int | None = None
-    "Calls of the network, 1 to the number of training times."
-    sampler: Annotated[str | None, Parameter(help=f"One of {', '.join(SAMPLERS)}.")] = None
-    eta: float | None = None
-    "0 (deterministic) to 1 (posterior), for the sampler posterior."
-    seed: int | None = None
-    "Seed of all noise."
-    tile: int | None = None
-    "Side in pixels of the tiles of a large picture; by default what free memory allows."
-    sigma: str | None = None
-    "Deviation of the noise, as 25/255, for models of Gaussian denoising; by default estimated."
-    source_lens: str | None = None
-    "For bokeh: what the picture was taken with, as Canon50mmf1.4BS."
-    target_lens: str | None = None
-    "For bokeh: what it should look like, as Sony50mmf16.0BS."
-    disparity: float | None = None
-    "For bokeh: how far the background is from what is in focus, about 10 to 90."
-
-    def options(self) -> dict[str, Any]:
-        given = {key: value for key, value in asdict(self).items() if value is not None}
-        if self.sigma is not None:
-            given["sigma"] = _number("sigma", self.sigma)
-        lens = [given.pop(key, None) for key in ("source_lens", "target_lens", "disparity")]
-        if any(value is not None for value in lens):
-            source, target, disparity = lens
-            if source is None or target is None or disparity is None:
-                raise ValueError("give --source-lens, --target-lens and --disparity together")
-            if not 0 <= disparity < math.inf:
-                raise ValueError(f"disparity is {disparity}: give a number from 0")
-            given["condition"] = condition(Lens.parse(source), Lens.parse(target), disparity)
-        return given
-
-
-def _number(name: str, text: str) -> float:
-    try:
-        return float(Fraction(text))
-    except (ValueError, ArithmeticError):
-        raise ValueError(f"{name} is {text!r}: give a number or a fraction, as 25/255") from None
-
-
 @contextmanager
 def _log_shown() -> Iterator[None]:
     """What the package logs becomes lines like all others, here only and once."""
@@ -112,42 +65,6 @@ def _log_shown() -> Iterator[None]:
         logger.removeHandler(handler)
         logger.setLevel(before[0])
         logger.propagate = before[1]
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Extras:
-    """What is done besides restoring each picture once."""
-
-    samples: int = 1
-    "Restore this many times with successive seeds and write the mean."
-    uncertainty: Annotated[bool, Parameter(negative="")] = False
-    "With --samples, also write NAME-uncertainty.png: the samples' deviation, white for a tenth of the range."
-    trajectory: Path | None = None
-    "Write the steps of a single picture as an animated GIF."
-    mask: Path | None = None
-    """For inpainting: a picture that is white where something is missing, of the size of the picture; or a
-    folder with one for each picture, of the same name."""
-    hole_colour: str | None = None
-    """For inpainting: what is missing is painted over with this colour, as "#ff00ff"."""
-
-    def check(self, jobs: int, views: int) -> None:
-        """Refuse what does not go together."""
-        if self.samples < 1:
-            raise ValueError(f"--samples is {self.samples}: give at least 1")
-        if self.uncertainty and self.samples < 2:
-            raise ValueError("--uncertainty needs --samples of at least 2")
-        if self.trajectory and jobs > 1:
-            raise ValueError("--trajectory needs a single picture and a single sample")
-        chosen = {
-            "--samples": self.samples > 1,
-            "--trajectory": self.trajectory,
-            "--mask": self.mask,
-            "--hole-colour": self.hole_colour,
-            "a stereo model": views > 1,
-        }
-        if len(names := [name for name, given in chosen.items() if given]) > 1:
-            raise ValueError(f"{' and '.join(names)} do not go together: give one")
 
 
 @app.command
@@ -181,15 +98,16 @@ def restore(
     for problem in planned.problems:
         _complain(problem)
     restorer = refusion.load(model, device) if todo else None
+    masks = _masks(extras.mask) if extras.mask and extras.mask.is_dir() else {}
     failed = 0
     for sources, targets in _progress(todo.items(), "picture"):
         assert restorer is not None
         try:
-            _restore_one(restorer, sources, targets, options, extras)
+            _restore_one(restorer, sources, targets, options, extras, masks)
         except (ImageError, OSError, MemoryError, RuntimeError) as error:  # torch's memory ends in the last
             failed += 1
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            _complain(reason if isinstance(error, ImageError) else f"{sources[0]}: {reason}")
+            said = first_line(error)
+            _complain(said if isinstance(error, ImageError) else f"{sources[0]}: {said}")
     done, skipped = len(todo) - failed, len(jobs) - len(todo)
     failed += len(planned.problems)
     notes = [f"{skipped} were there already (--overwrite redoes them)"] * bool(skipped)
@@ -211,17 +129,22 @@ def _exist(targets: Files) -> bool:
 
 
 def _restore_one(
-    restorer: Restorer, sources: Files, targets: Files, options: dict[str, Any], extras: Extras
+    restorer: Restorer,
+    sources: Files,
+    targets: Files,
+    options: dict[str, Any],
+    extras: Extras,
+    masks: Mapping[Path, Path],
 ) -> None:
     """Read a scene, restore it and write it."""
     _PICTURE.set(f"{sources[0]}: ")
     pictures = [image.read(source) for source in sources]
     if len({picture.size for picture in pictures}) > 1:
-        sizes = " and ".join("{}x{}".format(*picture.size) for picture in pictures)
-        raise ImageError(f"{' and '.join(map(str, sources))} have sizes {sizes}: give views of one size")
+        named = " and ".join(map(str, sources))
+        raise ImageError(f"{named} have sizes {image.sized(*pictures)}: give views of one size")
     for target in targets:
         target.parent.mkdir(parents=True, exist_ok=True)
-    results = _results(restorer, pictures, sources[0], targets[0], options, extras)
+    results = _results(restorer, pictures, sources[0], targets[0], options, extras, masks)
     for source, picture, result, target in zip(sources, pictures, results, targets, strict=True):
         if np.abs(result.pixels - restorer.prepared(picture).pixels).max() < 1 / 255:
             _complain(f"{source}: nothing changed; is this a picture for this model?")
@@ -235,11 +158,12 @@ def _results(
     target: Path,
     options: dict[str, Any],
     extras: Extras,
+    masks: Mapping[Path, Path],
 ) -> tuple[image.Image, ...]:
     """The restored views of a scene; what the extras ask for besides is written."""
     picture = pictures[0]
     if extras.mask or extras.hole_colour:
-        return (restorer.fill(picture, _holes(picture, source, extras), **options),)
+        return (restorer.fill(picture, _holes(picture, source, extras, masks), **options),)
     if extras.samples > 1:
         drawn = restorer.samples(picture, extras.samples, **options)
         if extras.uncertainty:
@@ -253,9 +177,13 @@ def _results(
     return restorer.views(pictures, **options)
 
 
-def _mask_of(source: Path, folder: Path) -> Path:
+def _masks(folder: Path) -> dict[Path, Path]:
+    """The masks of a folder by their paths in it, without suffix."""
+    return {path.relative_to(folder).with_suffix(""): path for path in image.find([folder])}
+
+
+def _mask_of(source: Path, folder: Path, masks: Mapping[Path, Path]) -> Path:
     """The mask with a picture's name; where there are several, in folders of the same names, too."""
-    masks = {path.relative_to(folder).with_suffix(""): path for path in image.find([folder])}
     parts = source.resolve().with_suffix("").parts[1:]
     for i in range(len(parts)):
         if found := masks.get(Path(*parts[i:])):
@@ -263,16 +191,16 @@ def _mask_of(source: Path, folder: Path) -> Path:
     raise ImageError(f"{source}: no mask of its name in {folder}")
 
 
-def _holes(picture: image.Image, source: Path, extras: Extras) -> np.ndarray:
+def _holes(picture: image.Image, source: Path, extras: Extras, masks: Mapping[Path, Path]) -> np.ndarray:
     """(h, w), 1 where the picture is missing."""
     mask = extras.mask
     if mask is None:
         return painted(picture.tensor(), extras.hole_colour or "")[0].numpy()
     if mask.is_dir():
-        mask = _mask_of(source, mask)
+        mask = _mask_of(source, mask, masks)
     read = image.read(mask)
     if read.size != picture.size:
-        sizes = " and ".join("{}x{}".format(*size) for size in (read.size, picture.size))
+        sizes = image.sized(read, picture)
         raise ImageError(f"{mask} and {source} have sizes {sizes}: give a mask of the picture's size")
     return (read.pixels.mean(-1) > 0.5).astype(np.float32)
 
@@ -298,8 +226,6 @@ def train(
         nodes: Machines.
         dry_run: Print the whole recipe, the size and the expected memory, and stop.
     """
-    from refusion.recipe import load_yaml
-
     described = load_yaml(recipe, list(_pairs_of(overrides)))
     if dry_run:
         from refusion.cost import cost
@@ -404,9 +330,6 @@ def doctor(data: Path, *, recipe: Path | None = None, sheet: Path | None = None)
         recipe: Whose degradation makes what is not there, and which enlarges.
         sheet: Write a contact sheet, degraded above clean, to this file.
     """
-    from refusion.data import contact_sheet, inspect_pairs
-    from refusion.recipe import load_yaml
-
     described = load_yaml(recipe) if recipe else None
     how = (described.data.degradation, described.enlarge.factor) if described else ()
     folders = [data / part for part in ("train", "val") if (data / part).is_dir()] or [data]
@@ -466,11 +389,6 @@ def diffuse(
     """
     import torch
 
-    from refusion.data import Pair
-    from refusion.recipe import Process, validated
-    from refusion.restorer import noise_source
-    from refusion.sde import MeanRevertingSDE
-
     (gt,), (lq,), _ = Pair(lq=(start,), gt=(end,)).read()
     x0, mu = gt.tensor()[None], lq.tensor()[None]
     values = {"schedule": schedule, "steps": steps, "noise_level": noise_level}
@@ -486,41 +404,6 @@ def diffuse(
         for t, frame in enumerate(frames):
             image.write(frame, out / f"{t:04}.png")
     print(out)
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Known:
-    """What weights do not tell. What is not given is as published for the task."""
-
-    noise_level: str | None = None
-    "lambda in units of the range [0, 1], as 50/255."
-    steps: int | None = None
-    "Training times T."
-    delta: float | None = None
-    "What is left of the residual at T."
-    schedule: str | None = None
-    "constant, linear or cosine."
-    long_skip: bool | None = None
-    "The first convolution's output is added before the last one."
-    local: str | None = None
-    "Channel attention over windows for training states of this height x width, as 128x128."
-    enlarge: str | None = None
-    "How pictures are enlarged before everything: nearest or bicubic."
-    factor: int | None = None
-    "By how much."
-
-    def facts(self) -> dict[str, Any]:
-        given = {key: value for key, value in asdict(self).items() if value is not None}
-        if self.noise_level is not None:
-            given["noise_level"] = _number("noise_level", self.noise_level)
-        if self.local is not None:
-            height, by, width = self.local.partition("x")
-            if not (by and height.isdecimal() and width.isdecimal()):
-                raise ValueError(f"local is {self.local!r}: give height and width, as 128x128")
-            given["local"] = (int(height), int(width))
-        names = {"enlarge": "mode", "factor": "enlarge"}
-        return {names.get(key, key): value for key, value in given.items()}
 
 
 @app.command(name="import")
@@ -617,7 +500,7 @@ def main() -> None:
     except RuntimeError as error:
         if "memory" not in str(error):
             raise
-        _complain(str(error).splitlines()[0])
+        _complain(first_line(error))
         status = 1
     except KeyboardInterrupt:
         _complain("stopped")

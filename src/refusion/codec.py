@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from refusion.resize import antialiased
+
 Pictures = Float[Tensor, "b 3 h w"]
 States = Float[Tensor, "b channels state_h state_w"]
 Features = tuple[Tensor, ...]
@@ -119,9 +121,8 @@ class Pyramid(Codec):
         height, width = image.shape[-2:]
         scale = min(1.0, self.longest_side / max(height, width))
         small = (max(1, round(height * scale)), max(1, round(width * scale)))
-        # Antialiasing is wrong where channels come last and a side is 1.
-        light = torch.log1p(image.contiguous() / self.dark) / math.log1p(1 / self.dark)
-        reduced = F.interpolate(light, small, mode="bilinear", antialias=True)
+        light = torch.log1p(image / self.dark) / math.log1p(1 / self.dark)
+        reduced = antialiased(light, small)
         details = light - _enlarge(reduced, (height, width))
         return Encoded(self.pixels.encode(reduced).mu, (details,), small)
 

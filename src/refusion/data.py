@@ -18,10 +18,10 @@ from torch.utils.data import Dataset, Sampler
 
 from refusion.degradation import Degradation
 from refusion.errors import DataError, ImageError
-from refusion.image import SUFFIXES, Image, from_array, read
+from refusion.image import SUFFIXES, Image, from_array, read, sized
 from refusion.lens import read_metadata
 from refusion.rendering import parallax, vertical_offset
-from refusion.resize import Enlarge
+from refusion.resize import Enlarge, antialiased
 
 SIDES = ("left", "right")
 """The folders of two views."""
@@ -83,9 +83,9 @@ class Pair:
             raise DataError(f"{self.name}: {len(lq)} views in lq/ and {len(gt)} in gt/; give as many")
         for degraded, clean in zip(lq, gt, strict=True):
             if clean.size != tuple(side * self.factor for side in degraded.size):
-                sizes = " and ".join("{}x{}".format(*picture.size) for picture in (degraded, clean))
                 times = f"; gt should be {self.factor} times as large" if self.factor > 1 else ""
-                raise DataError(f"{self.name}: lq and gt have sizes {sizes}{times}; crop one of them")
+                said = f"lq and gt have sizes {sized(degraded, clean)}{times}"
+                raise DataError(f"{self.name}: {said}; crop one of them")
         return Views(lq, gt, condition)
 
     def clean(self) -> tuple[Image, ...]:
@@ -97,8 +97,8 @@ class Pair:
         """
         gt = tuple(read(path) for path in self.gt)
         if len({picture.size for picture in gt}) > 1:
-            sizes = " and ".join("{}x{}".format(*picture.size) for picture in gt)
-            raise DataError(f"{self.name}: left and right have sizes {sizes}; crop one of them to the other")
+            said = f"left and right have sizes {sized(*gt)}"
+            raise DataError(f"{self.name}: {said}; crop one of them to the other")
         return gt
 
     def _made(self, clean: tuple[Image, ...]) -> Views:
@@ -344,7 +344,7 @@ class TrainingSamples(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
         both = both.flip([-2] * (turns % 2)) if rows else both.rot90(turns, (-2, -1))
         both = both.flip(1, -1) if flip < how.flip else both
         if both.shape[-2:] != self.patch:
-            flat = F.interpolate(both.flatten(0, 1), self.patch, mode="bilinear", antialias=True)
+            flat = antialiased(both.flatten(0, 1), self.patch)
             both = flat.reshape(*both.shape[:2], *flat.shape[1:])
         return tuple(both)
 
@@ -439,7 +439,7 @@ def contact_sheet(pairs: Sequence[Pair], columns: int = 8, side: int = 160) -> I
         for picture in (*views.lq, *views.gt):
             scale = side / max(picture.size)
             small = [max(1, round(n * scale)) for n in picture.size[::-1]]
-            fitted = F.interpolate(picture.tensor()[None], small, mode="bilinear", antialias=True)[0]
+            fitted = antialiased(picture.tensor()[None], small)[0]
             column.append(F.pad(fitted, (0, side - small[1], 0, side - small[0]), value=1.0))
         cells.append(torch.cat(column, dim=-2))
     return from_array(torch.cat(cells, dim=-1).clamp(0, 1))

@@ -31,6 +31,11 @@ class DataError(RefusionError):
     """A data set lacks files, pairs or sizes that its recipe promises."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first, or its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def hint(word: str, choices: Iterable[str]) -> str:
     """ ", did you mean X?" for a misspelt word, or nothing."""
     near = difflib.get_close_matches(word, list(choices), 1)

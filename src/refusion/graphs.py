@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from refusion import checkpoint
-from refusion.errors import CheckpointError, RefusionError
+from refusion.errors import CheckpointError, RefusionError, first_line
 from refusion.files import atomic
 from refusion.restorer import Restorer
 from refusion.tiling import conditions, views
@@ -192,7 +192,7 @@ def _reason(error: BaseException) -> str:
     """What was first, in a line."""
     while error.__cause__:
         error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(error)
 
 
 @contextmanager

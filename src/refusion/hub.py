@@ -10,7 +10,7 @@ import yaml
 
 from refusion import checkpoint
 from refusion.checkpoint import MODEL, Header
-from refusion.errors import CheckpointError, RefusionError
+from refusion.errors import CheckpointError, RefusionError, first_line
 from refusion.files import atomic
 from refusion.restorer import Restorer
 
@@ -57,10 +57,8 @@ def from_pretrained(model: str | Path, device: str | torch.device | None = None)
     try:
         file = hub.hf_hub_download(str(model), MODEL)
     except (OSError, ValueError) as error:  # what the library makes of every failure
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"{model}: neither here nor on the hub ({reason}); check name and net"
-        ) from error
+        said = first_line(error)
+        raise CheckpointError(f"{model}: neither here nor on the hub ({said}); check name and net") from error
     return checkpoint.load(file, device)
 
 
@@ -88,8 +86,8 @@ def push_to_hub(model: str | Path, name: str, private: bool = False, token: str 
         adds = [hub.CommitOperationAdd(path, content) for path, content in files.items()]
         done = api.create_commit(name, adds, commit_message="Upload a model of refusion")
     except Exception as error:  # some are those of its HTTP client
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{name}: not uploaded ({reason}); check name, token and net") from error
+        said = first_line(error)
+        raise CheckpointError(f"{name}: not uploaded ({said}); check name, token and net") from error
     return str(done.commit_url)
 
 

@@ -84,6 +84,11 @@ class Image:
         return replace(self, pixels=np.ascontiguousarray(pixels, dtype=np.float32).clip(0, 1))
 
 
+def sized(*images: Image) -> str:
+    """For messages: "40x30 and 40x32"."""
+    return " and ".join("{}x{}".format(*image.size) for image in images)
+
+
 @dataclass(frozen=True)
 class _Format:
     magic: re.Pattern[bytes]  # how its files begin

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from refusion.errors import CheckpointError, hint
+from refusion.errors import CheckpointError, first_line, hint
+from refusion.files import load_tensors
 from refusion.inception import Inception
 
 Pictures = Float[Tensor, "b 3 h w"]
@@ -258,23 +258,13 @@ def _local(file: str) -> Path:
     try:
         return Path(hf_hub_download(found[1], found[2]))
     except Exception as error:  # whatever the network and the hub say
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{file}: not to be had from the hub ({reason}); give a file") from error
+        said = first_line(error)
+        raise CheckpointError(f"{file}: not to be had from the hub ({said}); give a file") from error
 
 
 def _tensors(path: Path) -> Mapping[str, Any]:
-    """What a file holds by name. Nothing in it is executed."""
-    try:
-        with path.open("rb") as file:
-            safe = file.read(9)[8:] == b"{"
-        content = load_file(path) if safe else torch.load(path, "cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: {error.strerror or error}; give a file, or OWNER/REPO:FILE of the hub"
-        ) from error
-    except Exception as error:  # whatever a damaged archive makes its reader say
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path}: damaged, or holds more than tensors ({reason})") from error
+    """What a file holds by name."""
+    content = load_tensors(path, "give a file, or OWNER/REPO:FILE of the hub")
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: a {type(content).__name__} instead of tensors by name")
     return content

@@ -27,7 +27,7 @@ from refusion import degradation as made
 from refusion import nn as networks
 from refusion.data import METADATA, Augment, Pair, find_pairs
 from refusion.degradation import Level
-from refusion.errors import DataError, RecipeError, hint
+from refusion.errors import DataError, RecipeError, first_line, hint
 from refusion.objective import Compare
 from refusion.prediction import PREDICTIONS
 from refusion.rendering import Bokeh
@@ -286,7 +286,7 @@ class Recipe(_Settings):
             if self.sampling.steps > sde.steps:
                 raise ValueError(f"sampling.steps is {self.sampling.steps} and process.steps {sde.steps}")
         except (ValueError, RuntimeError) as error:  # the latter of sizes that torch cannot hold
-            raise RecipeError(f"{self.task}: {str(error).splitlines()[0]}") from error
+            raise RecipeError(f"{self.task}: {first_line(error)}") from error
         prediction = PREDICTIONS[self.prediction]
         return Restorer(network, made_codec, sde, prediction, self.sampling, self.enlarge)
 

@@ -1,5 +1,6 @@
 """Fewer and more pixels: the picture sizes of super-resolution."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,11 +9,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 
+def antialiased(
+    pictures: Float[Tensor, "b c h w"], size: Sequence[int], mode: str = "bilinear"
+) -> Float[Tensor, "b c new_h new_w"]:
+    """Resized to height and width, without aliasing.
+
+    torch's filter is wrong where channels come last in memory and a side is 1, so it never sees that.
+    """
+    return F.interpolate(pictures.contiguous(), list(size), mode=mode, antialias=True)
+
+
 def reduced(pictures: Float[Tensor, "b c h w"], factor: int) -> Float[Tensor, "b c reduced_h reduced_w"]:
     """Bicubic with antialiasing and a = -1/2, as MATLAB's imresize; a rest is cut."""
     height, width = (side // factor for side in pictures.shape[-2:])
-    whole = pictures[..., : height * factor, : width * factor].contiguous()
-    return F.interpolate(whole, (height, width), mode="bicubic", antialias=True).clamp(0, 1)
+    whole = pictures[..., : height * factor, : width * factor]
+    return antialiased(whole, (height, width), "bicubic").clamp(0, 1)
 
 
 @dataclass(frozen=True)
@@ -41,4 +52,4 @@ class Enlarge:
         size = [side * self.factor for side in pictures.shape[-2:]]
         if self.mode == "nearest":
             return F.interpolate(pictures, size, mode="nearest")
-        return F.interpolate(pictures.contiguous(), size, mode="bicubic", antialias=True).clamp(0, 1)
+        return antialiased(pictures, size, "bicubic").clamp(0, 1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from refusion.codec import Codec, Encoded
 from refusion.degradation import estimated_noise, punched
 from refusion.errors import hint
-from refusion.image import Image, from_array
+from refusion.image import Image, from_array, sized
 from refusion.memory import free_memory
 from refusion.prediction import Prediction
 from refusion.rendering import vertical_offset
@@ -149,8 +149,7 @@ class Restorer:
             raise ValueError(f"{len(images)} given: this model takes {wanted}")
         given = [from_array(image) for image in images]
         if len({view.size for view in given}) > 1:
-            sizes = " and ".join("{}x{}".format(*view.size) for view in given)
-            raise ValueError(f"left and right are {sizes}: give views of one size")
+            raise ValueError(f"left and right are {sized(*given)}: give views of one size")
         if len(given) > 1 and abs(offset := vertical_offset(*(view.tensor() for view in given))) > 1:
             log.warning("right is %+.1f pixels lower than left: rectify them for good results", offset)
         sources = [self.prepared(view) for view in given]

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from refusion.errors import CheckpointError
+from refusion.files import load_tensors
 
 Tensors = dict[str, Tensor]
 
@@ -37,17 +37,7 @@ def read(path: str | Path) -> Weights:
     Raises:
         CheckpointError: there is no such file, it is damaged or holds objects; or see `unwrap`.
     """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            header = file.read(9)
-        safe = header[8:] == b"{"
-        content = load_file(path) if safe else torch.load(path, "cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}; give a file of weights") from error
-    except Exception as error:  # whatever a damaged archive makes its reader say
-        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise CheckpointError(f"{path}: damaged, or holds more than tensors ({reason[0]})") from error
+    content = load_tensors(Path(path), "give a file of weights")
     try:
         return unwrap(content)
     except CheckpointError as error:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from refusion.codec import Pictures, States
-from refusion.errors import CheckpointError, hint
+from refusion.errors import CheckpointError, first_line, hint
 from refusion.nn import ConditionalNAFNet, ConditionalUNet, LatentUNet
 from refusion.published.facts import REFUSION, Settings
 from refusion.tiling import views
@@ -163,7 +163,7 @@ def _unfilled(cls: str, settings: Settings) -> tuple[nn.Module, dict[str, str]]:
         with torch.device("meta"):
             network = kind(**arguments)
     except (ValueError, TypeError, RuntimeError) as error:  # the latter of sizes that torch cannot hold
-        raise CheckpointError(f"{cls}: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{cls}: {first_line(error)}") from error
     return network, _KINDS[cls].names(network)
 
 
