@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -16,6 +17,7 @@ from torch import Tensor
 install_import_hook("refusion", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 if TYPE_CHECKING:
+    from pairs import Place
     from refusion.sde import MeanRevertingSDE
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -60,3 +62,16 @@ def make_sde() -> "Callable[..., MeanRevertingSDE]":
 def sde(make_sde: "Callable[..., MeanRevertingSDE]") -> "MeanRevertingSDE":
     """The published process: cosine, T = 100, lambda = 50/255, delta = 0.005."""
     return make_sde()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> "Place":
+    """Write an array to a place in the test's folder."""
+    from refusion.image import from_array, write
+
+    def put(name: str, array: np.ndarray) -> Path:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write(from_array(array), tmp_path / name)
+        return tmp_path / name
+
+    return put

@@ -222,6 +222,13 @@ def test_the_condition_is_what_was_drawn() -> None:
     assert len(drawn) > 50
 
 
+def test_lenses_are_drawn_from_those_that_are_named() -> None:
+    far, near = Lens("Canon", 85, 16.0), Lens("Sony", 24, 2.0)
+    bokeh, clean = Bokeh(sources=(str(far), str(SONY)), targets=(str(near),)), picture((16, 16))
+    drawn = {bokeh(clean, source(seed)).condition[:2] for seed in range(20)}
+    assert drawn == {(far.number, near.number), (SONY.number, near.number)}
+
+
 @given(seeds)
 def test_the_background_is_the_picture_through_the_lenses_that_the_condition_tells(seed: int) -> None:
     """Without a front, and with one distance."""
@@ -412,6 +419,8 @@ def test_an_offset_beyond_reach_is_large() -> None:
         ({"strength": math.inf}, "strength inf"),
         ({"uneven": 1.1}, "uneven 1.1"),
         ({"uneven": math.nan}, "uneven nan"),
+        ({"sources": ()}, "at least one lens"),
+        ({"targets": ("Canon50mmf1.4",)}, 'lens "Canon50mmf1.4": expected a name like'),
     ],
 )
 def test_values_out_of_range_are_named(values: dict[str, Any], said: str) -> None:

@@ -13,10 +13,10 @@ import yaml
 
 import refusion
 from refusion.checkpoint import bundled_models
-from refusion.data import Augment
 from refusion.image import from_array, write
 from refusion.recipe import Loop, parse
 from refusion.restorer import Sampling
+from refusion.samples import Augment
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src" / "refusion").rglob("*.py"))

@@ -190,15 +190,21 @@ def test_reach_is_exact(
 
 
 @pytest.mark.parametrize(
-    ("encoder", "middle", "decoder", "expected"),
-    [((1,), 1, (1,), 14), ((1, 1), 1, (1, 1), 30), ((2, 0, 1), 0, (1, 2, 0), 58)],
+    ("encoder", "middle", "decoder", "shrink", "expected"),
+    [
+        ((1,), 1, (1,), 4, 14),
+        ((1, 1), 1, (1, 1), 4, 30),
+        ((2, 0, 1), 0, (1, 2, 0), 4, 58),
+        ((2, 0, 1), 0, (1, 2, 0), 1, 23),
+    ],
 )
 def test_reach_over_rows_of_two_views_is_exact(
-    encoder: tuple[int, ...], middle: int, decoder: tuple[int, ...], expected: int
+    encoder: tuple[int, ...], middle: int, decoder: tuple[int, ...], shrink: int, expected: int
 ) -> None:
-    network = alive(Local, encoder=encoder, middle=middle, decoder=decoder, stereo=True).double()
+    shape: dict[str, Any] = {"encoder": encoder, "middle": middle, "decoder": decoder}
+    network = alive(Local, **shape, stereo=True, shrink=shrink).double()
     reach, multiple = network.reach, network.multiple
-    assert (reach, multiple) == (expected, 4 * 2 ** len(encoder))
+    assert (reach, multiple) == (expected, shrink * 2 ** len(encoder))
     start = (reach // multiple + 2) * multiple
     stop = start + multiple
     x_t, mu, t = (x.double() for x in states(stop + start, multiple, batch=2))

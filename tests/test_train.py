@@ -1,6 +1,7 @@
 """A run is a function of its recipe: killed or not, its weights come out the same to the bit."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,12 +20,13 @@ from torch import Tensor, nn
 
 import refusion
 from refusion.codec import Codec
-from refusion.data import TrainingSamples, find_pairs
+from refusion.data import find_pairs
 from refusion.errors import DataError, RecipeError, RefusionError
 from refusion.evaluate import evaluate, mean_scores
 from refusion.image import from_array, write
 from refusion.loop import AtomicIO, make_optimizer, rate_factor
 from refusion.recipe import Recipe, Training, parse
+from refusion.samples import TrainingSamples
 from refusion.train import measured_gate, train
 from tiny import SMALLEST
 
@@ -250,6 +252,22 @@ def test_fine_tuning_starts_from_the_given_weights(pairs: Path, tmp_path: Path) 
     for name, value in refusion.load(model, "cpu").network.state_dict().items():
         learnt = weights(tmp_path / "second")[f"learner.network.{name}"]
         torch.testing.assert_close(value, learnt, rtol=0, atol=1e-9)
+
+
+def test_two_views_go_on_from_what_was_learnt_of_one(pairs: Path, tmp_path: Path) -> None:
+    model = train(recipe(pairs), tmp_path / "one")
+    for part in ("train", "val"):
+        for side in ("lq", "gt"):
+            for view in ("left", "right"):
+                shutil.copytree(pairs / part / side, tmp_path / "views" / part / side / view)
+    rates = {"training__learning_rate": 1e-12, "training__final_learning_rate": 0}
+    both = recipe(tmp_path / "views", network__stereo=True, network__shrink=1, training__steps=1, **rates)
+    two, one = refusion.load(train(both, tmp_path / "two", model)), refusion.load(model)
+    lq = refusion.read(pairs / "val" / "lq" / "0.png")
+    for restored in two.views([lq, lq]):
+        np.testing.assert_allclose(restored.pixels, one(lq).pixels, atol=1e-6)
+    with pytest.raises(RecipeError, match="network"):
+        train(recipe(pairs, training__steps=1), tmp_path / "three", tmp_path / "two" / "model.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -26,11 +26,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from refusion import checkpoint
-from refusion.data import Pair, StepBatches, TrainingSamples, stems
+from refusion.data import Pair, stems
 from refusion.errors import DataError, RecipeError, RefusionError
 from refusion.files import atomic
 from refusion.image import Image, from_array, write
 from refusion.recipe import Loop, Recipe
+from refusion.samples import StepBatches, TrainingSamples
 
 LAST = "last.ckpt"
 PICTURES = 4

@@ -25,7 +25,7 @@ from torch import nn
 from refusion import codec
 from refusion import degradation as made
 from refusion import nn as networks
-from refusion.data import METADATA, Augment, Pair, find_pairs
+from refusion.data import METADATA, Pair, find_pairs
 from refusion.degradation import Level
 from refusion.errors import DataError, RecipeError, first_line, hint
 from refusion.objective import Compare
@@ -33,6 +33,7 @@ from refusion.prediction import PREDICTIONS
 from refusion.rendering import Bokeh
 from refusion.resize import Enlarge
 from refusion.restorer import Restorer, Sampling
+from refusion.samples import Augment
 from refusion.schedule import RATES, make_alphas
 from refusion.sde import SDE, DenoisingSDE, MeanRevertingSDE
 
@@ -101,7 +102,7 @@ class Data(_Settings):
         degradation: what is made of clean pictures, see `refusion.degradation`; without lq/ always,
             else as often as `augment.synthetic` says.
         patch: height and width of a training sample, in pixels of the picture.
-        augment: see `refusion.data.Augment`.
+        augment: see `refusion.samples.Augment`.
     """
 
     folder: str = ""

@@ -15,11 +15,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from refusion.degradation import Example, Field, Picture, smooth_field
+from refusion.errors import DataError
 from refusion.lens import LENSES, Lens, condition
 
 Light = Float[Tensor, "3 h w"]
 """Linear light; white may be brighter than 1."""
 
+NAMES = tuple(map(str, LENSES))
 BLADES = 8
 ROUNDNESS = {"Canon": 0.3, "Sony": 1.0}
 """Of the blades: 0 makes the aperture a regular polygon, 1 a disc."""
@@ -40,16 +42,17 @@ class Bokeh:
     """A picture taken with one lens, to be made look as if taken with another.
 
     A front in focus stands before the picture, whose distance from the focal plane varies smoothly. Both
-    lenses are drawn from `lens.LENSES`, independently. Equal lenses give equal pictures.
+    lenses are drawn independently. Equal lenses give equal pictures.
 
     Args:
         name: what a recipe calls it.
         strength: radius in pixels of the blur at disparity 1, 50 mm and f/1, whatever the picture's size.
         least, most: range of the disparity, which stands for the largest distance from the focal plane.
         uneven: largest part of the disparity that is missing at the nearest point behind the front.
+        sources, targets: names of lenses of which one is drawn, see `Lens.parse`.
 
     Raises:
-        ValueError: a range is empty or negative.
+        ValueError: a range is empty or negative, or a name is none of a lens.
     """
 
     name: Literal["Bokeh"] = "Bokeh"
@@ -57,6 +60,8 @@ class Bokeh:
     least: float = 10.0
     most: float = 90.0
     uneven: float = 0.8
+    sources: tuple[str, ...] = NAMES
+    targets: tuple[str, ...] = NAMES
 
     def __post_init__(self) -> None:
         if not (0 <= self.least <= self.most < math.inf and 0 <= self.strength < math.inf):
@@ -64,10 +69,19 @@ class Bokeh:
             raise ValueError(f"{values}: give 0 <= least <= most, and strength at least 0")
         if not 0 <= self.uneven <= 1:
             raise ValueError(f"uneven {self.uneven}: give 0 to 1")
+        if not (self.sources and self.targets):
+            raise ValueError("sources and targets: give at least one lens each")
+        try:
+            for name in (*self.sources, *self.targets):
+                Lens.parse(name)
+        except DataError as error:
+            raise ValueError(str(error)) from None
 
     def __call__(self, clean: Picture, rng: np.random.Generator) -> Example:
         size = (clean.shape[-2], clean.shape[-1])
-        source, target = (LENSES[i] for i in rng.integers(len(LENSES), size=2))
+        source, target = (
+            Lens.parse(names[rng.integers(len(names))]) for names in (self.sources, self.targets)
+        )
         disparity = rng.uniform(self.least, self.most)
         behind = disparity * (1 - rng.uniform(0, self.uneven) * _relief(size, rng))
         front, matte = _elsewhere(clean, rng), _matte(size, rng)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from refusion import checkpoint
 from refusion.codec import Codec
-from refusion.data import Pair, TrainingSamples
+from refusion.data import Pair
 from refusion.errors import DataError, RecipeError, RefusionError
 from refusion.evaluate import Gate, evaluate, mean_scores, replace_latent
 from refusion.files import atomic
@@ -23,6 +23,7 @@ from refusion.objective import diffusion_loss, replacing_loss
 from refusion.recipe import Recipe, load_yaml
 from refusion.resize import Enlarge
 from refusion.restorer import Restorer
+from refusion.samples import TrainingSamples
 from refusion.tiling import Network, conditions, views
 
 RECIPE, CODEC = "recipe.yaml", "codec.safetensors"
@@ -182,7 +183,9 @@ def train(
     torch.manual_seed(recipe.training.seed)
     restorer = recipe.build()
     if begun is not None:
-        restorer.network.load_state_dict(begun.network.state_dict())
+        # What the views of a scene tell each other begins with nothing, if they came one by one.
+        alike = views(begun.network) == views(restorer.network)
+        restorer.network.load_state_dict(begun.network.state_dict(), strict=alike)
     gate = {}
     if any(True for _ in restorer.codec.parameters()):
         if begun is not None:
@@ -247,10 +250,12 @@ def _prefixed(gate: Gate) -> dict[str, float]:
 
 
 def _beginning(recipe: Recipe, start: str | Path) -> Restorer:
-    """The model to fine-tune, which must be of the recipe's kind."""
+    """The model to fine-tune, which must be of the recipe's kind, but may see one view where it sees two."""
     theirs = checkpoint.read_header(checkpoint.resolve(start)).recipe
     for part in ("network", "codec", "process", "prediction"):
         was, now = getattr(theirs, part), getattr(recipe, part)
+        if (getattr(was, "stereo", None), getattr(now, "stereo", None)) == (False, True):
+            was = was.model_copy(update={"stereo": True, "shrink": now.shrink})
         if was != now:
             raise RecipeError(f"{part} of {start} is {was}, of the recipe {now}: fine-tuning changes neither")
     return checkpoint.load(start, "cpu")

@@ -155,6 +155,12 @@ def test_a_view_without_the_other_is_an_error_that_counts(batch: int) -> None:
         network(*inputs(batch))
 
 
+@pytest.mark.parametrize("shrink", [0, 2, 8])
+def test_views_meet_at_full_size_or_a_quarter(shrink: int) -> None:
+    with pytest.raises(ValueError, match=rf"shrink is {shrink}: give one of \(1, 4\)"):
+        ConditionalNAFNet(**SMALL, stereo=True, shrink=shrink)
+
+
 def test_every_weight_is_trained() -> None:
     network = alive(ConditionalNAFNet(**SMALL, stereo=True)).requires_grad_(True)
     network(*inputs()).square().mean().backward()
@@ -186,9 +192,12 @@ def test_stereo_says_what_it_needs() -> None:
 
 def straightforward(module: SCAM, x: Tensor) -> Tensor:
     """Shrunk by a kernel, attended over the whole picture at once, enlarged by an index."""
-    height, width = x.shape[-2] // 4, x.shape[-1] // 4
-    line = torch.tensor([-0.09375, 0.59375, 0.59375, -0.09375])  # Keys' cubic, a = -3/4, at 3/2 and 1/2
-    cells = x[..., : 4 * height, : 4 * width].unflatten(-2, (height, 4)).unflatten(-1, (width, 4))
+    block = module.shrink
+    height, width = x.shape[-2] // block, x.shape[-1] // block
+    cubic = [-0.09375, 0.59375, 0.59375, -0.09375]  # Keys', a = -3/4, at 3/2 and 1/2
+    line = torch.tensor(cubic if block == 4 else [1.0])
+    whole = x[..., : block * height, : block * width]
+    cells = whole.unflatten(-2, (height, block)).unflatten(-1, (width, block))
     small = torch.einsum("bciyjx,y,x->bcij", cells, line, line)
     left, right = small[0::2], small[1::2]
 
@@ -213,9 +222,10 @@ def straightforward(module: SCAM, x: Tensor) -> Tensor:
     return result
 
 
+@pytest.mark.parametrize("shrink", [1, 4])
 @pytest.mark.parametrize("size", [(16, 24), (19, 30), (7, 9), (4, 45)])
-def test_the_module_is_what_the_words_say(size: tuple[int, int]) -> None:
-    module, x = alive(SCAM(6)), torch.randn(4, 6, *size)
+def test_the_module_is_what_the_words_say(size: tuple[int, int], shrink: int) -> None:
+    module, x = alive(SCAM(6, shrink)), torch.randn(4, 6, *size)
     for parameter in (module.beta, module.gamma):
         nn.init.normal_(parameter)
     output = module(x)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from refusion.nn.layers import LayerNorm, SimpleGate, Sinusoid, pad_to_multiple
 from refusion.nn.local import local_mean
-from refusion.nn.scam import SCAM, SHRINK
+from refusion.nn.scam import SCAM
 from refusion.tiling import Pool, whole_mean
 
 
@@ -24,10 +24,12 @@ class NAFBlock(nn.Module):
     Args:
         time_width: of the embedded time, and of the embedded camera.
         camera: the camera scales and shifts the FFN half, too.
-        stereo: two views of a scene look at each other at the end.
+        shrink: at the end two views of a scene look at each other, see `SCAM`; None if there is one view.
     """
 
-    def __init__(self, channels: int, time_width: int, camera: bool = False, stereo: bool = False) -> None:
+    def __init__(
+        self, channels: int, time_width: int, camera: bool = False, shrink: int | None = None
+    ) -> None:
         super().__init__()
         c = channels
         self.mlp = nn.Sequential(SimpleGate(), nn.Linear(time_width // 2, 4 * c))
@@ -44,7 +46,7 @@ class NAFBlock(nn.Module):
         self.conv5 = nn.Conv2d(c, c, 1)
         self.beta = nn.Parameter(torch.zeros(1, c, 1, 1))
         self.gamma = nn.Parameter(torch.zeros(1, c, 1, 1))
-        self.fusion = SCAM(c) if stereo else nn.Identity()
+        self.fusion = SCAM(c, shrink) if shrink is not None else nn.Identity()
 
     def forward(
         self,
@@ -94,6 +96,8 @@ class ConditionalNAFNet(nn.Module):
             and disparity are in bokeh.
         stereo: the pictures 2i and 2i + 1 of every batch are the left and the right view of one scene,
             rectified and of one time; after every block each looks along the rows of the other.
+        shrink: of the views before they look, 4 as published or 1, see `SCAM`. On pixels unshuffled four
+            times 1 is as fine as 4 on pixels.
         conditional: False for the denoising SDE, which has no mean: the network sees x_t alone, and
             whatever is given as mu is ignored.
         local: height and width of the states in training, if channel attention should take the mean of
@@ -102,7 +106,7 @@ class ConditionalNAFNet(nn.Module):
 
     Raises:
         ValueError: unequal numbers of levels, an odd or small width, a negative number of conditions, a
-            `local` that is no height and width.
+            `local` that is no height and width, another `shrink` of two views.
     """
 
     def __init__(
@@ -115,6 +119,7 @@ class ConditionalNAFNet(nn.Module):
         long_skip: bool = False,
         conditions: int = 0,
         stereo: bool = False,
+        shrink: int = 4,
         conditional: bool = True,
         local: Sequence[int] = (),
     ) -> None:
@@ -134,13 +139,11 @@ class ConditionalNAFNet(nn.Module):
         """Pictures of one scene, which follow each other in a batch."""
         self.factor = 2 ** len(encoder)
         """Sides are padded to multiples of this; at the bottom so many positions are one."""
-        grid = SHRINK if stereo else 1
+        grid = shrink if stereo else 1
         self.multiple = grid * self.factor
         """Tiles that start at multiples of this have every grid in common with the whole."""
         self.local = tuple(local)
         self.pool = local_mean((local[0], local[1]), width, self.factor) if local else None
-        if not local:
-            self.reach = _reach(encoder, middle, decoder, grid)
         self.working_bytes = 40 * width + 12 * channels
         """Peak memory for each position, as measured on a CPU in float32 without gradients."""
         time_width = 4 * width
@@ -158,7 +161,9 @@ class ConditionalNAFNet(nn.Module):
         self.ending = nn.Conv2d(width, channels, 3, padding=1)
 
         def stage(blocks: int, c: int) -> Stage:
-            return Stage(NAFBlock(c, time_width, conditions > 0, stereo) for _ in range(blocks))
+            return Stage(
+                NAFBlock(c, time_width, conditions > 0, shrink if stereo else None) for _ in range(blocks)
+            )
 
         widths = [width * 2**i for i in range(len(encoder) + 1)]
         self.encoders = nn.ModuleList(stage(n, c) for n, c in zip(encoder, widths, strict=False))
@@ -169,6 +174,8 @@ class ConditionalNAFNet(nn.Module):
         )
         self.decoders = nn.ModuleList(stage(n, c) for n, c in zip(decoder, widths[-2::-1], strict=True))
         self.modulations = [(6 if conditions else 4) * block.beta.numel() for block in self._blocks()]
+        if not local:
+            self.reach = _reach(encoder, middle, decoder, grid)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _blocks(self) -> list[NAFBlock]:

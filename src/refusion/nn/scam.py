@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from refusion.nn.layers import LayerNorm
 
-SHRINK = 4
-"""The views meet at a quarter of their size (Refusion's change to NAFSSR)."""
+SHRINKS = (1, 4)
+"""The views meet as they are (NAFSSR), or at a quarter of their size (Refusion's change)."""
 SCORES = 2**24
 """Scores of attention, at most, at one time; only a single row may have more."""
 
@@ -16,14 +16,22 @@ SCORES = 2**24
 class SCAM(nn.Module):
     """Stereo cross-attention: each view adds what it finds along the same row of the other.
 
-    Pictures 2i and 2i + 1 of a batch are the left and the right view of a scene, rectified. They are shrunk
-    by exactly 4, where bicubic sampling takes blocks of 4 x 4 and nothing beyond; what is left over at the
-    ends is not looked at. `beta` and `gamma` start at zero, so a fresh module is the identity.
+    Pictures 2i and 2i + 1 of a batch are the left and the right view of a scene, rectified. `beta` and
+    `gamma` start at zero, so a fresh module is the identity.
+
+    Args:
+        shrink: by exactly 4, bicubic sampling takes blocks of 4 x 4 and nothing beyond; what is left over
+            at the ends is not looked at. 1 keeps every position, and sees shifts of a single one.
+
+    Raises:
+        ValueError: another `shrink`.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, shrink: int = 4) -> None:
         super().__init__()
-        c = channels
+        if shrink not in SHRINKS:
+            raise ValueError(f"shrink is {shrink}: give one of {SHRINKS}")
+        c, self.shrink = channels, shrink
         self.norm_l, self.norm_r = LayerNorm(c), LayerNorm(c)
         self.l_proj1, self.r_proj1 = nn.Conv2d(c, c, 1), nn.Conv2d(c, c, 1)
         self.l_proj2, self.r_proj2 = nn.Conv2d(c, c, 1), nn.Conv2d(c, c, 1)
@@ -32,16 +40,17 @@ class SCAM(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """The views with what they saw in each other; as they are where a side is shorter than a block."""
-        if min(x.shape[-2:]) < SHRINK:
+        if min(x.shape[-2:]) < self.shrink:
             return x
-        small = F.interpolate(x, scale_factor=1 / SHRINK, mode="bicubic")
+        small = F.interpolate(x, scale_factor=1 / self.shrink, mode="bicubic") if self.shrink > 1 else x
         left, right = small[::2], small[1::2]
         q_l, q_r = _rows(self.l_proj1(self.norm_l(left))), _rows(self.r_proj1(self.norm_r(right)))
         to_left = attend(q_l, q_r, _rows(self.r_proj2(right)))
         to_right = attend(q_r, q_l, _rows(self.l_proj2(left)))
         weights = torch.stack([self.beta, self.gamma], dim=1).to(x.dtype)
         found = weights * torch.stack([_picture(rows, left) for rows in (to_left, to_right)], dim=1)
-        return x + F.interpolate(found.flatten(0, 1), size=x.shape[-2:], mode="nearest")
+        found = found.flatten(0, 1)
+        return x + (F.interpolate(found, size=x.shape[-2:], mode="nearest") if self.shrink > 1 else found)
 
 
 def attend(
