@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from refusion.objective import Compare, Features, diffusion_loss, replacing_loss
+from refusion.objective import Compare, Features, Loss, diffusion_loss, replacing_loss
 from refusion.prediction import PREDICTIONS, Clean, Noise, Prediction, ReverseStep
 from refusion.schedule import RATES
 from refusion.sde import MeanRevertingSDE
 
 LEVEL = 50 / 255
 COMPARES: list[Compare] = ["output", "reverse-mean"]
+LOSSES: list[Loss] = ["l1", "l2"]
 EVERY_TIME = torch.tensor([1, 2, 50, 99, 100])
 
 
@@ -132,6 +133,25 @@ def test_output_and_reverse_mean_differ_by_a_weight_of_the_time_alone(
         noisy = float(diffusion_loss(always(output), sde, Noise(), x0, mu, times, noise, "reverse-mean"))
         weight = w_0 * float(sde.stds[t] / sde.alphas[t])
         assert noisy == pytest.approx(weight * float((output - noise).abs().mean()))
+
+
+@pytest.mark.parametrize("compare", [*COMPARES, "picture"])
+def test_l1_asks_for_the_median_and_l2_for_the_mean(sde: MeanRevertingSDE, compare: Compare) -> None:
+    """Of five pictures of which one is to be changed: where is the best output that is the same for all?"""
+    mu, noise = torch.zeros(2, 5, 1, 1, 1, dtype=torch.float64)
+    x0, times = mu.clone(), torch.full((5,), 50)
+    x0[4] = 0.5
+    grid = [i / 100 for i in range(-10, 61)]
+    best = {}
+    for loss in LOSSES:
+        values = [
+            diffusion_loss(
+                always(torch.full_like(mu, output)), sde, Clean(), x0, mu, times, noise, compare, loss=loss
+            )
+            for output in grid
+        ]
+        best[loss] = grid[int(torch.stack(values).argmin())]
+    assert best == {"l1": 0, "l2": 0.1}
 
 
 class Scale(nn.Module):

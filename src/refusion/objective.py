@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Literal
 
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from refusion.prediction import Prediction
 from refusion.sde import SDE, Batch
 
 Compare = Literal["output", "reverse-mean", "picture"]
+Loss = Literal["l1", "l2"]
 Features = tuple[Tensor, ...]
 
 
@@ -24,8 +26,9 @@ def diffusion_loss(
     compare: Compare = "output",
     decode: Callable[[Batch], Tensor] = lambda state: state,
     picture: Tensor | None = None,
+    loss: Loss = "l1",
 ) -> Float[Tensor, ""]:
-    """Mean absolute error of denoising x_t at the times t = 1 ... T.
+    """Mean error of denoising x_t at the times t = 1 ... T, absolute or squared.
 
     Args:
         compare: "output" compares the network's output with its target. "reverse-mean" compares the
@@ -34,16 +37,22 @@ def diffusion_loss(
             "picture" compares the decoded estimate of x0 with the clean picture.
         decode: what turns a state into a picture.
         picture: the clean one; x0 itself where states are pictures.
+        loss: "l1" asks for the median of what is possible, "l2" for the mean. Where most of the time next
+            to nothing is to be changed, that median is no change at all.
     """
     x_t = sde.perturb(x0, mu, t, noise)
     output = network(x_t, mu, t.to(x_t.dtype)).to(x_t.dtype)
     if compare == "output":
-        return (output - prediction.target(sde, x0, mu, t, noise)).abs().mean()
+        return _mean_error(output, prediction.target(sde, x0, mu, t, noise), loss)
     estimate = prediction.clean(output, sde, x_t, mu, t)
     if compare == "picture":
-        return (decode(estimate) - (x0 if picture is None else picture)).abs().mean()
+        return _mean_error(decode(estimate), x0 if picture is None else picture, loss)
     reverse_mean = sde.posterior_mean(x_t, estimate, mu, t, t - 1)
-    return (reverse_mean - sde.posterior_mean(x_t, x0, mu, t, t - 1)).abs().mean()
+    return _mean_error(reverse_mean, sde.posterior_mean(x_t, x0, mu, t, t - 1), loss)
+
+
+def _mean_error(given: Tensor, wanted: Tensor, loss: Loss) -> Float[Tensor, ""]:
+    return F.l1_loss(given, wanted) if loss == "l1" else F.mse_loss(given, wanted)
 
 
 def replacing_loss(

@@ -28,7 +28,7 @@ from refusion import nn as networks
 from refusion.data import METADATA, Pair, find_pairs
 from refusion.degradation import Level
 from refusion.errors import DataError, RecipeError, first_line, hint
-from refusion.objective import Compare
+from refusion.objective import Compare, Loss
 from refusion.prediction import PREDICTIONS
 from refusion.rendering import Bokeh
 from refusion.resize import Enlarge
@@ -188,6 +188,7 @@ class Training(Loop):
 
     Args:
         compare: what the loss compares, see `refusion.objective`.
+        loss: "l1", the papers' absolute error, or "l2", squared.
         terminal: probability that a sample is trained at t = T instead of a uniform t; the first
             step of sampling is always taken there.
         tune: what is trained: "network", or "decoder", the weights with which the codec decodes what
@@ -196,6 +197,7 @@ class Training(Loop):
     """
 
     compare: Compare = "output"
+    loss: Loss = "l1"
     terminal: Annotated[float, Field(ge=0, le=1)] = 0.0
     tune: Literal["network", "decoder"] = "network"
     release: Literal["float32", "float16"] = "float32"

@@ -137,6 +137,7 @@ class Diffusion(Stage):
             training.compare,
             lambda state: codec.decode(state, features, size),
             gt,
+            training.loss,
         )
 
     def measure(self, pair: Pair) -> tuple[dict[str, float], list[Image]]:

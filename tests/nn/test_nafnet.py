@@ -232,6 +232,18 @@ def test_every_condition_matters(bokeh: ConditionalNAFNet) -> None:
         assert (other - output).abs().amax((1, 2, 3)).min() > 1e-5
 
 
+def test_conditions_matter_before_anything_is_learnt() -> None:
+    """A network that hardly notices which lens is asked for learns to leave every picture as it is."""
+    network = ConditionalNAFNet(width=40, encoder=[2, 4], middle=4, decoder=[2, 2], conditions=3)
+    lenses = [-160.0, -28.0, -14.0, 14.0, 18.0, 160.0]
+    camera = torch.cartesian_prod(torch.tensor(lenses), torch.tensor(lenses), torch.tensor([20.0, 80.0]))
+    with torch.no_grad():
+        modulations = network.embed(torch.full((len(camera),), 50.0), camera)
+    for block in modulations.split(network.modulations, dim=1):
+        scale_and_shift = block[:, block.shape[1] * 2 // 3 :]
+        assert 0.1 < scale_and_shift.std(0).mean() < 0.5
+
+
 def test_a_batch_of_several_conditions_equals_each_alone(bokeh: ConditionalNAFNet) -> None:
     x_t, mu, t = inputs()
     together = bokeh(x_t, mu, t, bokeh.embed(t, CAMERA))

@@ -173,6 +173,8 @@ class ConditionalNAFNet(nn.Module):
             nn.Sequential(nn.Conv2d(c, 2 * c, 1, bias=False), nn.PixelShuffle(2)) for c in widths[:0:-1]
         )
         self.decoders = nn.ModuleList(stage(n, c) for n, c in zip(decoder, widths[-2::-1], strict=True))
+        if conditions:
+            self._heed_conditions()
         self.modulations = [(6 if conditions else 4) * block.beta.numel() for block in self._blocks()]
         if not local:
             self.reach = _reach(encoder, middle, decoder, grid)
@@ -181,6 +183,15 @@ class ConditionalNAFNet(nn.Module):
     def _blocks(self) -> list[NAFBlock]:
         """All blocks in the order in which a picture passes them."""
         return [block for stage in (*self.encoders, self.middle_blks, *self.decoders) for block in stage]
+
+    def _heed_conditions(self) -> None:
+        """Weights with which the conditions change what a block does by about a quarter. With torch's own it
+        would be half a percent, which training does not notice before it has settled on doing nothing."""
+        for mlp in (self.cam_mlp, *(block.cam_mlp for block in self._blocks())):
+            for layer in mlp:
+                if isinstance(layer, nn.Linear):
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+                    nn.init.zeros_(layer.bias)
 
     def embed(
         self, t: Float[Tensor, " b"], condition: Float[Tensor, "b conditions"] | None = None
