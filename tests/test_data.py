@@ -238,7 +238,7 @@ def test_a_picture_that_cannot_be_read_is_an_error_of_its_name(place: Place, tmp
     pair = Pair((place("lq/a.png", np.zeros((4, 4))),), (place("gt/a.png", np.zeros((4, 4))),))
     pair.gt[0].write_bytes(pair.gt[0].read_bytes()[:40])
     with pytest.raises(ImageError, match=r"gt.a\.png"):
-        TrainingSamples([pair], (4, 4))[0]
+        pair.read()
 
 
 def test_inspecting_says_all_that_is_wrong_at_once(place: Place, tmp_path: Path) -> None:

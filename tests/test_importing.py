@@ -276,6 +276,10 @@ def test_a_wrong_file_fails_by_the_first_tensor_that_differs(tmp_path: Path) -> 
             "network.conditions is 2, .* has 3",
         ),
         (
+            {"prediction": "noise", "codec.factor": 1, "network.stereo": True, "network.shrink": 1},
+            "network.shrink is 1, .* has 4",
+        ),
+        (
             {"prediction": "noise", "codec": {"name": "LatentUNet", "unshuffle": 1}},
             "codec normalises its latents",
         ),

@@ -1,5 +1,6 @@
 """A run is a function of its recipe: killed or not, its weights come out the same to the bit."""
 
+import inspect
 import os
 import shutil
 import signal
@@ -245,6 +246,23 @@ def test_an_infinite_gradient_is_dropped(pairs: Path, tmp_path: Path) -> None:
     assert all(bool(value.isfinite().all()) for value in weights(tmp_path).values())
 
 
+@pytest.mark.parametrize("loss", ["l1", "l2"])
+def test_the_loss_is_the_recipes(
+    pairs: Path, tmp_path: Path, loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from refusion import train as module
+
+    given, measure = set(), module.diffusion_loss
+
+    def spied(*args: Any) -> Tensor:
+        given.add(inspect.signature(measure).bind(*args).arguments["loss"])
+        return measure(*args)
+
+    monkeypatch.setattr(module, "diffusion_loss", spied)
+    train(recipe(pairs, training__steps=2, training__loss=loss), tmp_path)
+    assert given == {loss}
+
+
 def test_fine_tuning_starts_from_the_given_weights(pairs: Path, tmp_path: Path) -> None:
     model = train(recipe(pairs), tmp_path / "first")
     still = recipe(pairs, training__steps=1, training__learning_rate=1e-12, training__final_learning_rate=0)
@@ -266,8 +284,11 @@ def test_two_views_go_on_from_what_was_learnt_of_one(pairs: Path, tmp_path: Path
     lq = refusion.read(pairs / "val" / "lq" / "0.png")
     for restored in two.views([lq, lq]):
         np.testing.assert_allclose(restored.pixels, one(lq).pixels, atol=1e-6)
-    with pytest.raises(RecipeError, match="network"):
+    with pytest.raises(RecipeError, match=r"network of .*stereo=True.*stereo=False"):
         train(recipe(pairs, training__steps=1), tmp_path / "three", tmp_path / "two" / "model.safetensors")
+    other = recipe(tmp_path / "views", network__stereo=True, network__long_skip=True, training__steps=1)
+    with pytest.raises(RecipeError, match=r"network of .*long_skip=False.*stereo=False.*long_skip=True"):
+        train(other, tmp_path / "four", model)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from refusion.lens import LENSES, Lens, condition
 Light = Float[Tensor, "3 h w"]
 """Linear light; white may be brighter than 1."""
 
-NAMES = tuple(map(str, LENSES))
+LENS_NAMES = tuple(map(str, LENSES))
+
 BLADES = 8
 ROUNDNESS = {"Canon": 0.3, "Sony": 1.0}
 """Of the blades: 0 makes the aperture a regular polygon, 1 a disc."""
@@ -52,7 +53,7 @@ class Bokeh:
         sources, targets: names of lenses of which one is drawn, see `Lens.parse`.
 
     Raises:
-        ValueError: a range is empty or negative, or a name is none of a lens.
+        ValueError: a range is empty or negative, no lens is named, or a name is none of a lens.
     """
 
     name: Literal["Bokeh"] = "Bokeh"
@@ -60,8 +61,8 @@ class Bokeh:
     least: float = 10.0
     most: float = 90.0
     uneven: float = 0.8
-    sources: tuple[str, ...] = NAMES
-    targets: tuple[str, ...] = NAMES
+    sources: tuple[str, ...] = LENS_NAMES
+    targets: tuple[str, ...] = LENS_NAMES
 
     def __post_init__(self) -> None:
         if not (0 <= self.least <= self.most < math.inf and 0 <= self.strength < math.inf):

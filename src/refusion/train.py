@@ -184,7 +184,7 @@ def train(
     torch.manual_seed(recipe.training.seed)
     restorer = recipe.build()
     if begun is not None:
-        # What the views of a scene tell each other begins with nothing, if they came one by one.
+        # The attention between two views, which a model of single views lacks, starts at zero.
         alike = views(begun.network) == views(restorer.network)
         restorer.network.load_state_dict(begun.network.state_dict(), strict=alike)
     gate = {}
@@ -251,13 +251,13 @@ def _prefixed(gate: Gate) -> dict[str, float]:
 
 
 def _beginning(recipe: Recipe, start: str | Path) -> Restorer:
-    """The model to fine-tune, which must be of the recipe's kind, but may see one view where it sees two."""
+    """The model to fine-tune, which must be of the recipe's kind; but a network of two views may begin as one
+    that sees them one by one."""
     theirs = checkpoint.read_header(checkpoint.resolve(start)).recipe
     for part in ("network", "codec", "process", "prediction"):
         was, now = getattr(theirs, part), getattr(recipe, part)
-        if (getattr(was, "stereo", None), getattr(now, "stereo", None)) == (False, True):
-            was = was.model_copy(update={"stereo": True, "shrink": now.shrink})
-        if was != now:
+        grows = (getattr(was, "stereo", None), getattr(now, "stereo", None)) == (False, True)
+        if (was.model_copy(update={"stereo": True, "shrink": now.shrink}) if grows else was) != now:
             raise RecipeError(f"{part} of {start} is {was}, of the recipe {now}: fine-tuning changes neither")
     return checkpoint.load(start, "cpu")
 

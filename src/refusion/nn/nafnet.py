@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from refusion.nn.layers import LayerNorm, SimpleGate, Sinusoid, pad_to_multiple
 from refusion.nn.local import local_mean
-from refusion.nn.scam import SCAM
+from refusion.nn.scam import SCAM, SHRINKS
 from refusion.tiling import Pool, whole_mean
 
 
@@ -132,6 +132,8 @@ class ConditionalNAFNet(nn.Module):
             raise ValueError(f"width is {width}: give an even number of at least 4")
         if conditions < 0:
             raise ValueError(f"conditions is {conditions}: give how many numbers there are, or 0")
+        if stereo and shrink not in SHRINKS:
+            raise ValueError(f"shrink is {shrink}: give one of {SHRINKS}")
         if local and (len(local) != 2 or min(local) < 1):
             raise ValueError(f"local is {tuple(local)}: give height and width of the states in training")
         self.long_skip, self.conditions, self.conditional = long_skip, conditions, conditional
@@ -144,6 +146,8 @@ class ConditionalNAFNet(nn.Module):
         """Tiles that start at multiples of this have every grid in common with the whole."""
         self.local = tuple(local)
         self.pool = local_mean((local[0], local[1]), width, self.factor) if local else None
+        if not local:
+            self.reach = _reach(encoder, middle, decoder, grid)
         self.working_bytes = 40 * width + 12 * channels
         """Peak memory for each position, as measured on a CPU in float32 without gradients."""
         time_width = 4 * width
@@ -176,8 +180,6 @@ class ConditionalNAFNet(nn.Module):
         if conditions:
             self._heed_conditions()
         self.modulations = [(6 if conditions else 4) * block.beta.numel() for block in self._blocks()]
-        if not local:
-            self.reach = _reach(encoder, middle, decoder, grid)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _blocks(self) -> list[NAFBlock]:
@@ -185,8 +187,9 @@ class ConditionalNAFNet(nn.Module):
         return [block for stage in (*self.encoders, self.middle_blks, *self.decoders) for block in stage]
 
     def _heed_conditions(self) -> None:
-        """Weights with which the conditions change what a block does by about a quarter. With torch's own it
-        would be half a percent, which training does not notice before it has settled on doing nothing."""
+        """LeCun's normal weights, with which the conditions change what a block does by about a quarter. With
+        torch's own it would be half a percent, which training does not notice before it has settled on doing
+        nothing."""
         for mlp in (self.cam_mlp, *(block.cam_mlp for block in self._blocks())):
             for layer in mlp:
                 if isinstance(layer, nn.Linear):

@@ -22,15 +22,10 @@ class SCAM(nn.Module):
     Args:
         shrink: by exactly 4, bicubic sampling takes blocks of 4 x 4 and nothing beyond; what is left over
             at the ends is not looked at. 1 keeps every position, and sees shifts of a single one.
-
-    Raises:
-        ValueError: another `shrink`.
     """
 
     def __init__(self, channels: int, shrink: int = 4) -> None:
         super().__init__()
-        if shrink not in SHRINKS:
-            raise ValueError(f"shrink is {shrink}: give one of {SHRINKS}")
         c, self.shrink = channels, shrink
         self.norm_l, self.norm_r = LayerNorm(c), LayerNorm(c)
         self.l_proj1, self.r_proj1 = nn.Conv2d(c, c, 1), nn.Conv2d(c, c, 1)

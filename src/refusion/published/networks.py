@@ -196,6 +196,7 @@ def _nafnet(settings: Settings) -> dict[str, Any]:
         "long_skip": settings.get("long_skip", REFUSION[task].long_skip),
         "conditions": 3 if task == "latent-bokeh" else 0,
         "stereo": task == "stereo-sr",
+        "shrink": 4,
         "conditional": task != "denoising-sde",
         "local": tuple(settings.get("train_size", ())[-2:]),
     }
