@@ -87,12 +87,6 @@ def grain(clean: torch.Tensor, rng: np.random.Generator) -> Example:
     return Example((clean + (0.006 + 0.02 * clean.sqrt()) * noise).clamp(0, 1), clean)
 
 
-def opened(clean: torch.Tensor, rng: np.random.Generator) -> Example:
-    """From a lens at f/16, which blurs little, to one at f/1.4."""
-    drawn = (Bokeh()(clean, rng) for _ in range(1000))
-    return next(z for z in drawn if abs(z.condition[0]) == 160 and abs(z.condition[1]) == 14)
-
-
 TASKS: dict[str, tuple[Degradation, np.ndarray]] = {
     "low-light": (night, data.coffee()),
     "deraining": (Rain(dense=0.03), data.rocket()[100:, 100:580]),
@@ -104,6 +98,7 @@ TASKS: dict[str, tuple[Degradation, np.ndarray]] = {
         data.astronaut()[:256, 100:420],
     ),
     "deblurring": (MotionBlur(shortest=10, longest=16), data.rocket()[100:, 100:580]),
+    "bokeh": (Bokeh(sources=("Canon50mmf16.0BS",), targets=("Sony50mmf1.4BS",)), data.coffee()),
 }
 """What goes wrong with which photograph, for each bundled model of one view without a figure of its own."""
 
@@ -112,15 +107,12 @@ def tasks() -> None:
     """For each task a row: what goes in, what comes out, and what was there."""
     for name, (degrade, photograph) in TASKS.items():
         clean = from_array(photograph.astype(np.float32) / 255).tensor()
-        lq, gt, _ = degrade(clean, np.random.default_rng(3))
+        lq, gt, condition = degrade(clean, np.random.default_rng(3))
         restore = refusion.load(name, "cpu")
         before = from_array(lq.permute(1, 2, 0).clamp(0, 1).numpy())
-        after = restore(before)
+        after = restore(before, condition=condition)
         shown = (restore.prepared(before).pixels, after.pixels, gt.permute(1, 2, 0).numpy())
         save(f"{name}.jpg", row(*(z[: after.size[1], : after.size[0]] for z in shown)))
-    coffee = from_array(data.coffee().astype(np.float32) / 255).tensor()
-    rendered = opened(coffee, np.random.default_rng(3))
-    save("bokeh.jpg", row(*(z.permute(1, 2, 0).clamp(0, 1).numpy() for z in (rendered.lq, rendered.gt))))
     restore = refusion.load("stereo-super-resolution", "cpu")
     left, right, _ = data.stereo_motorcycle()
     clean = [from_array(z[:480, :720].astype(np.float32) / 255).tensor() for z in (left, right)]
