@@ -50,6 +50,21 @@ def test_a_fresh_module_is_the_identity(shrink: int) -> None:
     assert (module(x) - x)[::2].abs().amin((1, 2, 3)).max() > 0
 
 
+@both_sizes
+def test_a_fresh_module_finds_what_looks_alike(shrink: int) -> None:
+    """From random weights training would have to find the matches first, and short training never does."""
+    far = 5
+    module = SCAM(32, shrink).requires_grad_(False)
+    points = torch.randn(32, 8, 40 + far)
+    x = torch.stack([points[..., :40], points[..., far:]]).repeat_interleave(shrink, 2)
+    x = x.repeat_interleave(shrink, 3)
+    nn.init.dirac_(module.r_proj2.weight)
+    nn.init.zeros_(module.r_proj2.bias)
+    nn.init.ones_(module.beta)
+    found = (module(x) - x)[0]
+    torch.testing.assert_close(found[..., far * shrink :], x[0, ..., far * shrink :], rtol=0, atol=0.1)
+
+
 def test_views_that_do_not_look_at_each_other_are_pictures() -> None:
     plain = alive(ConditionalNAFNet(**SMALL))
     stereo = ConditionalNAFNet(**SMALL, stereo=True).requires_grad_(False)

@@ -9,6 +9,9 @@ from refusion.nn.layers import LayerNorm
 
 SHRINKS = (1, 4)
 """The views meet as they are (NAFSSR), or at a quarter of their size (Refusion's change)."""
+LIKENESS = 2.0
+"""What the projections of a fresh module multiply by: queries and keys are then the features themselves, so
+that points find those that look like them, sharply enough to be told from the rest of their row."""
 SCORES = 2**24
 """Scores of attention, at most, at one time; only a single row may have more."""
 
@@ -17,7 +20,7 @@ class SCAM(nn.Module):
     """Stereo cross-attention: each view adds what it finds along the same row of the other.
 
     Pictures 2i and 2i + 1 of a batch are the left and the right view of a scene, rectified. `beta` and
-    `gamma` start at zero, so a fresh module is the identity.
+    `gamma` start at zero, so a fresh module is the identity; but it already finds what looks alike.
 
     Args:
         shrink: by exactly 4, bicubic sampling takes blocks of 4 x 4 and nothing beyond; what is left over
@@ -30,6 +33,9 @@ class SCAM(nn.Module):
         self.norm_l, self.norm_r = LayerNorm(c), LayerNorm(c)
         self.l_proj1, self.r_proj1 = nn.Conv2d(c, c, 1), nn.Conv2d(c, c, 1)
         self.l_proj2, self.r_proj2 = nn.Conv2d(c, c, 1), nn.Conv2d(c, c, 1)
+        for projection in (self.l_proj1, self.r_proj1):
+            alike = {"weight": LIKENESS * torch.eye(c)[..., None, None], "bias": torch.zeros(c)}
+            projection.load_state_dict(alike)
         self.beta = nn.Parameter(torch.zeros(1, c, 1, 1))
         self.gamma = nn.Parameter(torch.zeros(1, c, 1, 1))
 
