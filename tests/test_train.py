@@ -78,6 +78,7 @@ def weights(run: Path) -> dict[str, Tensor]:
     return state
 
 
+@pytest.mark.slow
 def test_training_learns_validates_and_releases(pairs: Path, tmp_path: Path) -> None:
     model = train(recipe(pairs, training__steps=150, training__validate_every=50), tmp_path)
     restore = refusion.load(model)
