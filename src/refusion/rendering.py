@@ -21,8 +21,6 @@ from refusion.lens import LENSES, Lens, condition
 Light = Float[Tensor, "3 h w"]
 """Linear light; white may be brighter than 1."""
 
-LENS_NAMES = tuple(map(str, LENSES))
-
 BLADES = 8
 ROUNDNESS = {"Canon": 0.3, "Sony": 1.0}
 """Of the blades: 0 makes the aperture a regular polygon, 1 a disc."""
@@ -36,6 +34,7 @@ FINE = 8.0
 """Radius in pixels above which half the resolution serves as well."""
 SPACING = 32
 """Of the grid of kernels, in pixels."""
+LENS_NAMES = tuple(map(str, LENSES))
 
 
 @dataclass(frozen=True, kw_only=True)
