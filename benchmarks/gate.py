@@ -11,34 +11,38 @@ from pathlib import Path
 
 import torch
 
-from refusion.recipe import load_yaml
-from refusion.train import measured_gate, train_codec
+from refusion.training.recipe import load_yaml
+from refusion.training.stages import CodecStage, measured_gate
+from refusion.training.trainer import fit
 
-PLAIN = ["codec.skips=null", "codec_training.skip_dropout=0"]
+PLAIN = ["model.codec.skips=null", "codec_training.skip_dropout=0"]
 SETTINGS = {
     "all skips, published weights": [],
     "no replacing": ["codec_training.replacing=0"],
     "replacing weighs 4": ["codec_training.replacing=4"],
     "LQ and GT never swapped": ["codec_training.swap=0"],
     "skip dropout 0.2": ["codec_training.skip_dropout=0.2"],
-    "skips at the first level only": ["codec.skips=1"],
-    "no skips": ["codec.skips=0"],
-    "4 latent channels": ["codec.latent_channels=4"],
+    "skips at the first level only": ["model.codec.skips=1"],
+    "no skips": ["model.codec.skips=0"],
+    "4 latent channels": ["model.codec.latent_channels=4"],
 }
 
 
 def main() -> None:
     recipe, pairs = sys.argv[1:3]
     steps = sys.argv[3] if len(sys.argv) > 3 else "500"
-    loop = [f"codec_training.steps={steps}", f"codec_training.validate_every={steps}"]
+    loop = [f"codec_training.{key}={steps}" for key in ("steps", "validate_every")]
+    loop.append("codec_training.gate=-.inf")  # is measured, and stops nothing
     rows = ["| setting | reconstruction | kept | replaced | gain |", "|---|---|---|---|---|"]
     for name, changes in SETTINGS.items():
         described = load_yaml(recipe, [f"data.folder={pairs}", *loop, *PLAIN, *changes])
         torch.manual_seed(described.training.seed)
         with tempfile.TemporaryDirectory() as folder:
-            codec = described.build().codec
-            train_codec(described, codec, Path(folder))
-            gate = measured_gate(codec, described.pairs(Path(pairs) / "val"))
+            restorer = described.model.build()
+            stage = CodecStage(restorer, described, Path(folder), {})
+            fit(stage, None, 1)
+            stage.finish()
+            gate = measured_gate(restorer.codec, described.pairs(Path(pairs) / "val"))
         numbers = (gate.reconstruction, gate.kept, gate.replaced, gate.gain)
         rows.append("| " + " | ".join([name, *(f"{number:.2f}" for number in numbers)]) + " |")
         print(rows[-1], flush=True)

@@ -21,12 +21,11 @@ import torch
 from torch import nn
 
 import refusion
-from refusion.checkpoint import read_header, resolve
-from refusion.image import from_array
-from refusion.nn import ConditionalNAFNet
+from refusion.imaging.arrays import from_array
+from refusion.models.checkpoint import read_header, resolve
+from refusion.models.spec import ModelSpec
 from refusion.nn.layers import LayerNorm
-from refusion.nn.nafnet import NAFBlock
-from refusion.recipe import parse
+from refusion.nn.nafnet import ConditionalNAFNet, NAFBlock
 
 ROWS = (
     *(("latent", size, 1) for size in (0.25, 1, 4, 12, 24)),
@@ -43,8 +42,8 @@ def restorer(kind: str) -> refusion.Restorer:
         return refusion.load("shadow-removal", "cpu")
     if kind == "latent":
         return refusion.load("dehazing", "cpu")
-    recipe = read_header(resolve("dehazing")).recipe
-    made = parse({**recipe.model_dump(), "codec": {"name": "Pixels", "factor": 4}}, "pixels").build()
+    latent = read_header(resolve("dehazing")).spec.model_dump(mode="json")
+    made = ModelSpec.model_validate({**latent, "codec": {"name": "Pixels", "factor": 4}}).build()
     made.network.requires_grad_(False)
     return made
 

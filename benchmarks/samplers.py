@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 import refusion
-from refusion.data import find_pairs
-from refusion.evaluate import score
-from refusion.metrics import psnr, ssim
-from refusion.restorer import SAMPLERS, Restorer
+from refusion.data.pairs import find_pairs
+from refusion.evaluation.evaluate import score
+from refusion.evaluation.metrics import psnr, ssim
+from refusion.restoring.request import SAMPLERS, Options
+from refusion.restoring.restorer import Restorer
 
 STEPS = (1, 2, 5, 10, 20, 100)
-SETTINGS = [
+SETTINGS: list[tuple[str, Options]] = [
     ("posterior, eta 1", {"sampler": "posterior"}),
     ("posterior, eta 0.5", {"sampler": "posterior", "eta": 0.5}),
     *[(name, {"sampler": name}) for name in SAMPLERS if name != "posterior"],
@@ -55,13 +56,13 @@ def uncertainty(restore: Restorer, pairs: list[tuple[refusion.Image, refusion.Im
 
     correlations, ratios, singles, means = [], [], [], []
     for lq, gt in pairs:
-        samples = restore.samples(lq, 8, steps=steps)
-        error, deviation = blocks(np.abs(samples.mean.pixels - gt.pixels).mean(-1)), blocks(samples.deviation)
+        drawn = restore.run(restore.request(lq, samples=8, steps=steps))
+        error, deviation = blocks(np.abs(drawn.image.pixels - gt.pixels).mean(-1)), blocks(drawn.stds[0])
         ranks = [np.argsort(np.argsort(z)) for z in (error, deviation)]
         correlations.append(np.corrcoef(*ranks)[0, 1])
         ratios.append(deviation.mean() / error.mean())
         singles.append(score(restore(lq, steps=steps), gt).psnr)
-        means.append(score(samples.mean, gt).psnr)
+        means.append(score(drawn.image, gt).psnr)
     print(f"{steps} steps: rank correlation {np.mean(correlations):.2f}, ", end="")
     print(f"mean deviation / mean error {np.mean(ratios):.2f}, ", end="")
     print(f"PSNR of one sample {np.mean(singles):.2f}, of the mean of 8 {np.mean(means):.2f} dB")

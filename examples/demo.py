@@ -14,8 +14,8 @@ from skimage import data
 from skimage.filters import gaussian
 
 import refusion
-from refusion.image import from_array
-from refusion.metrics import psnr, ssim
+from refusion.evaluation.metrics import psnr, ssim
+from refusion.imaging.arrays import from_array
 
 
 def pavement() -> np.ndarray:

@@ -11,7 +11,8 @@ from demo import cast_shadow, pavement
 from skimage import data
 
 import refusion
-from refusion.degradation import (
+from refusion.data.bokeh import Bokeh
+from refusion.data.degradation import (
     Degradation,
     Downscale,
     Example,
@@ -21,10 +22,9 @@ from refusion.degradation import (
     MotionBlur,
     Rain,
 )
-from refusion.image import from_array
-from refusion.recipe import Process
-from refusion.rendering import Bokeh
-from refusion.restorer import noise_source
+from refusion.imaging.arrays import from_array
+from refusion.models.spec import Process
+from refusion.restoring.restorer import noise_source
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
@@ -111,19 +111,19 @@ def tasks() -> None:
         restore = refusion.load(name, "cpu")
         before = from_array(lq.permute(1, 2, 0).clamp(0, 1).numpy())
         after = restore(before, condition=condition)
-        shown = (restore.prepared(before).pixels, after.pixels, gt.permute(1, 2, 0).numpy())
+        shown = (restore.upscale_input(before).pixels, after.pixels, gt.permute(1, 2, 0).numpy())
         save(f"{name}.jpg", row(*(z[: after.size[1], : after.size[0]] for z in shown)))
     restore = refusion.load("stereo-super-resolution", "cpu")
     left, right, _ = data.stereo_motorcycle()
     clean = [from_array(z[:480, :720].astype(np.float32) / 255).tensor() for z in (left, right)]
     rng = np.random.default_rng(0)
     views = [from_array(Downscale(factor=4)(z, rng).lq.permute(1, 2, 0).numpy()) for z in clean]
-    afters = restore.views(views)
+    afters = restore.restore_views(views)
     part = (slice(140, 380), slice(160, 480))
     save(
         "stereo-super-resolution.jpg",
         row(
-            restore.prepared(views[0]).pixels[part],
+            restore.upscale_input(views[0]).pixels[part],
             afters[0].pixels[part],
             clean[0].permute(1, 2, 0).numpy()[part],
         ),
@@ -144,10 +144,10 @@ def main() -> None:
         failures.append(row(before, restore(before).pixels))
     save("failures.jpg", np.concatenate(failures))
 
-    drawn = restore.samples(shadowed, 8, steps=10)
-    error = np.abs(drawn.mean.pixels - pavement()).mean(-1)
-    maps = [np.repeat((10 * z[..., None]).clip(0, 1), 3, axis=2) for z in (drawn.deviation, error)]
-    save("uncertainty.jpg", row(drawn.mean.pixels, *maps))
+    drawn = restore.run(restore.request(shadowed, samples=8, steps=10))
+    error = np.abs(drawn.image.pixels - pavement()).mean(-1)
+    maps = [np.repeat((10 * z[..., None]).clip(0, 1), 3, axis=2) for z in (drawn.stds[0], error)]
+    save("uncertainty.jpg", row(drawn.image.pixels, *maps))
 
     x0, mu = (from_array(z.astype(np.float32)).tensor()[None] for z in (pavement(), shadowed))
     sde = Process(noise_level=50 / 255).build()

@@ -18,7 +18,7 @@ install_import_hook("refusion", "beartype.beartype(conf=beartype.BeartypeConf(is
 
 if TYPE_CHECKING:
     from pairs import Place
-    from refusion.sde import MeanRevertingSDE
+    from refusion.diffusion.sde import MeanRevertingSDE
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -46,14 +46,14 @@ def golden() -> dict[str, Tensor]:
 @pytest.fixture(scope="session")
 def make_sde() -> "Callable[..., MeanRevertingSDE]":
     """A process of a named schedule, with the published settings unless told otherwise."""
-    from refusion.schedule import RATES, make_alphas
-    from refusion.sde import MeanRevertingSDE
+    from refusion.diffusion.schedule import SCHEDULES, make_alphas
+    from refusion.diffusion.sde import MeanRevertingSDE
 
     def make(
-        rates: str = "cosine", total: int = 100, noise_level: float = 50 / 255, delta: float = 0.005
+        schedule: str = "cosine", total: int = 100, noise_level: float = 50 / 255, delta: float = 0.005
     ) -> "MeanRevertingSDE":
         times = torch.arange(total + 1, dtype=torch.float64)
-        return MeanRevertingSDE(make_alphas(RATES[rates](times), delta), noise_level)
+        return MeanRevertingSDE(make_alphas(SCHEDULES[schedule](times), delta), noise_level)
 
     return make
 
@@ -67,7 +67,8 @@ def sde(make_sde: "Callable[..., MeanRevertingSDE]") -> "MeanRevertingSDE":
 @pytest.fixture
 def place(tmp_path: Path) -> "Place":
     """Write an array to a place in the test's folder."""
-    from refusion.image import from_array, write
+    from refusion.imaging.arrays import from_array
+    from refusion.imaging.formats import write
 
     def put(name: str, array: np.ndarray) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

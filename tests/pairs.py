@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from refusion.data import Pair
+from refusion.data.pairs import Pair
 
 Place = Callable[[str, np.ndarray], Path]
 """Write an array to a place in the data's folder."""

@@ -5,18 +5,26 @@ import re
 import runpy
 import shutil
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 import refusion
-from refusion.checkpoint import bundled_models
-from refusion.image import from_array, write
-from refusion.recipe import Loop, parse
-from refusion.restorer import Sampling
-from refusion.samples import Augment
+from refusion.data.dataset import Augment
+from refusion.diffusion.schedule import SCHEDULES
+from refusion.evaluation.perceptual import METRICS
+from refusion.evaluation.perceptual import load as load_metrics
+from refusion.imaging.arrays import from_array
+from refusion.imaging.formats import write
+from refusion.models.checkpoint import bundled_models
+from refusion.models.spec import CODECS, NETWORKS
+from refusion.restoring.request import SAMPLERS, Sampling
+from refusion.training.recipe import DEGRADATIONS, Loop, parse
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src" / "refusion").rglob("*.py"))
@@ -79,13 +87,66 @@ def test_the_readmes_commands_exist() -> None:
     assert commands <= set(app)
 
 
-def test_every_module_is_in_the_readmes_tree() -> None:
+def test_the_readmes_tree_is_that_of_the_folders() -> None:
     tree = README.split("src/refusion/\n", 1)[1].split("```", 1)[0]
-    for path in SOURCES:
-        if not path.name.startswith("__") and path.parent.name == "refusion":
-            assert path.name in tree, path.name
+    told = set(re.findall(r"^  ([a-z]+)/ ", tree, re.MULTILINE))
+    there = {path.name for path in (ROOT / "src" / "refusion").iterdir() if path.is_dir()}
+    assert told == {name for name in there if not name.startswith("__")}
     for name in re.findall(r"\b[a-z_]+\.py\b", tree):
         assert (ROOT / "src" / "refusion" / name).exists(), name
+
+
+TABLES: list[dict[str, Any]] = [SCHEDULES, SAMPLERS, NETWORKS, CODECS, DEGRADATIONS, METRICS]
+
+
+@pytest.fixture
+def own_names() -> Iterator[None]:
+    """Forget what is registered in a test."""
+    before = [dict(table) for table in TABLES]
+    yield
+    for table, entries in zip(TABLES, before, strict=True):
+        table.clear()
+        table.update(entries)
+
+
+@pytest.mark.usefixtures("own_names")
+def test_the_python_of_contributing_runs_and_works_in_recipes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from refusion.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    photo = from_array(np.full((24, 32, 3), 0.25))
+    write(photo, "photo.png")
+    there: dict[str, Any] = {"__name__": "page"}
+    for block in blocks(ROOT / "CONTRIBUTING.md"):
+        exec(compile(block, "CONTRIBUTING.md", "exec"), there)
+    values = {
+        "task": "faded prints",
+        "model": {
+            "network": {"name": "PlainNet", "width": 16},
+            "codec": {"name": "LinearLight"},
+            "process": {"noise_level": "50/255", "schedule": "quadratic"},
+            "prediction": "clean",
+            "sampling": {"steps": 3, "sampler": "mean"},
+        },
+        "data": {"degradation": {"name": "Fading", "least": 0.5}},
+    }
+    recipe = parse(values, "docs")
+    faded = recipe.data.degradation(photo.tensor(), np.random.default_rng(0)).lq
+    assert 0.25 < float(faded.mean()) < 0.55
+    restored = recipe.model.build().restore_batch(faded[None])
+    assert restored.shape == (1, 3, 24, 32)
+    codec = recipe.model.build().codec
+    encoded = codec.encode(faded[None])
+    torch.testing.assert_close(codec.decode(*encoded)[0], faded)
+    assert float(load_metrics(["mae"]).distances["mae"](faded[None], faded[None] + 0.5)) == pytest.approx(0.5)
+    exact, fast = (there[name](photo).pixels for name in ("restore", "fast"))
+    np.testing.assert_allclose(fast, exact, atol=0.05)
+    assert np.abs(fast - exact).max() > 0
+    app("brightness photo.png", result_action="return_value")
+    assert capsys.readouterr().out == "0.250\n"
+    del app["brightness"]
 
 
 def test_the_demo_restores(
@@ -106,9 +167,10 @@ def test_the_training_page_shows_every_key() -> None:
     (text,) = re.findall(r"^```yaml\n(task: my task.*?)^```", page, re.MULTILINE | re.DOTALL)
     shown = yaml.safe_load(text)
     whole = parse(shown, "docs").model_dump()
+    whole["card"].pop("task")  # is the recipe's own
     shown["codec_training"] = {**dict.fromkeys(Loop.model_fields), **shown["codec_training"]}
     for part, values in whole.items():
         if isinstance(values, dict):
             assert shown[part].keys() == values.keys(), part
     assert shown["data"]["augment"].keys() == Augment.__dataclass_fields__.keys()
-    assert shown["sampling"].keys() == Sampling.__dataclass_fields__.keys()
+    assert shown["model"]["sampling"].keys() == Sampling.__dataclass_fields__.keys()

@@ -1,3 +1,5 @@
+"""The entry point of `python -m refusion`."""
+
 from refusion.cli import main
 
 main()

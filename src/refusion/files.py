@@ -1,4 +1,4 @@
-"""Files that are on the disk whole or not at all, and files of tensors, of which nothing is executed."""
+"""Atomic writing of files, and safe reading of tensors: no code in a file is executed."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from refusion.errors import CheckpointError, first_line
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A hidden neighbour of `path` to write to; it takes the place of `path` when the block ends well."""
+    """Yield a hidden temporary path beside `path`; it replaces `path` when the block ends without error."""
     part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         yield part
@@ -27,16 +27,20 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def load_tensors(path: Path, remedy: str) -> object:
-    """What is in a safetensors file or in one that `torch.save` wrote.
+    """Read a safetensors file, or a file that `torch.save` wrote.
+
+    Args:
+        path: of the file.
+        remedy: what the user can do if there is no such file.
 
     Raises:
-        CheckpointError: there is no such file, for which `remedy` helps; or it is damaged or holds objects.
+        CheckpointError: there is no such file, it is damaged, or it holds objects that are not tensors.
     """
     try:
         with path.open("rb") as file:
-            safe = file.read(9)[8:] == b"{"
-        return load_file(path) if safe else torch.load(path, "cpu", weights_only=True)
+            is_safetensors = file.read(9)[8:] == b"{"
+        return load_file(path) if is_safetensors else torch.load(path, "cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}; {remedy}") from error
-    except Exception as error:  # whatever a damaged archive makes its reader say
+    except Exception as error:  # torch and safetensors raise many types for damaged files
         raise CheckpointError(f"{path}: damaged, or holds more than tensors ({first_line(error)})") from error

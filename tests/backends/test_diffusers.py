@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from refusion.interop import scheduler_betas, scheduler_rule
-from refusion.sampling import Rule, Step, exponential, posterior, sample
-from refusion.schedule import timesteps
-from refusion.sde import MeanRevertingSDE
+from refusion.backends.diffusers import scheduler_betas, scheduler_rule
+from refusion.diffusion.sampling import Rule, Step, exponential, posterior, sample
+from refusion.diffusion.schedule import timesteps
+from refusion.diffusion.sde import MeanRevertingSDE
 
 KINDS = ["sample", "epsilon", "v_prediction"]
 
@@ -53,7 +53,7 @@ def states(sde: MeanRevertingSDE, rule: Rule, steps: int, dtype: torch.dtype) ->
         moved: Tensor = mu + 0.4 * torch.tanh(3 * (x - mu) + 0.02 * t)
         return moved
 
-    noisy = sde.prior(mu, start)
+    noisy = sde.initial_state(mu, start)
     walk = sample(denoise, sde, noisy, mu, timesteps(sde.steps, steps), rule, start.clone)
     return [state.x for state in walk]
 

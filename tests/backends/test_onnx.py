@@ -11,28 +11,31 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from refusion import checkpoint, graphs
+from refusion.backends import onnx as graphs
+from refusion.backends.onnx import Graph, to_onnx
 from refusion.errors import CheckpointError, RefusionError
-from refusion.graphs import Graph, to_onnx
-from refusion.recipe import Card, parse
+from refusion.models import checkpoint
+from refusion.models.settings import validated
+from refusion.models.spec import Card, ModelSpec
+from refusion.training.recipe import parse
 from tiny import SMALLEST
 
 LATENT = {"name": "LatentUNet", "latent_channels": 4, "width": 4, "multipliers": [1, 2], "unshuffle": 2}
 UNET = {"name": "ConditionalUNet", "width": 4, "multipliers": [1, 2], "conditional": False, "softmax": True}
 MODELS: dict[str, dict[str, Any]] = {
-    "latents": {"codec": {**LATENT, "attention": True}},
-    "bokeh": {"network.conditions": 3},
-    "unet": {"network": UNET, "process.kind": "denoising"},
+    "latents": {"model.codec": {**LATENT, "attention": True}},
+    "bokeh": {"model.network.conditions": 3},
+    "unet": {"model.network": UNET, "model.process.kind": "denoising"},
 }
 
 
 def save_model(path: Path, changes: dict[str, Any]) -> Path:
     """A model in which every weight counts."""
-    recipe = parse(SMALLEST, "test", changes)
-    restorer = recipe.build()
+    spec = parse(SMALLEST, "test", changes).model
+    restorer = spec.build()
     for parameter in nn.ModuleList([restorer.network, restorer.codec]).parameters():
         nn.init.normal_(parameter, std=0.3 if parameter.ndim < 2 else parameter[0].numel() ** -0.5)
-    checkpoint.save(path, restorer, recipe, Card(summary="For tests."))
+    checkpoint.save(path, restorer, spec, Card(task="test", summary="For tests."))
     return path
 
 
@@ -73,14 +76,14 @@ def test_a_graph_is_the_model_at_every_size(tmp_path: Path, kind: str) -> None:
         t, x_t = torch.arange(1.0, size[0] + 1), torch.rand(mu.shape)
         condition = [torch.rand(size[0], 3)] if kind == "bokeh" else []
         (output,) = run("denoiser", x_t, mu, t, *condition)
-        network: Any = restorer.network
-        expected = network(x_t, mu, t, network.embed(t, *condition))
+        expected = restorer.network(x_t, mu, t, restorer.network.embed(t, *condition))
         torch.testing.assert_close(output, expected, rtol=0, atol=1e-4)
         (picture,) = run("decoder", x_t, image, *features)
         expected = restorer.codec.decode(x_t, encoded.features, encoded.size)
         torch.testing.assert_close(picture, expected, rtol=0, atol=1e-4)
     about = json.loads(sessions["denoiser"].get_modelmeta().custom_metadata_map["refusion"])
-    assert about["recipe"]["task"] == "test"
+    assert validated(ModelSpec, about["spec"], "graph") == restorer.spec
+    assert about["card"]["task"] == "test"
     assert about["card"]["summary"] == "For tests."
 
 
@@ -114,10 +117,10 @@ def test_what_is_no_graph_for_all_sizes_is_an_error(tmp_path: Path, monkeypatch:
     assert list((tmp_path / "graphs").iterdir()) == []
 
 
-@pytest.mark.parametrize("changes", [{"network.stereo": True}, {"network.local": [16, 16]}])
+@pytest.mark.parametrize("changes", [{"model.network.stereo": True}, {"model.network.local": [16, 16]}])
 def test_networks_whose_attention_knows_the_size_have_none(changes: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match="two views or local means have no ONNX graph"):
-        list(graphs.graphs(parse(SMALLEST, "test", changes).build()))
+        list(graphs.graphs(parse(SMALLEST, "test", changes).model.build()))
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])

@@ -1,4 +1,4 @@
-"""A lens keeps light and spreads points as far as it should; a second view moves things to the left."""
+"""A lens keeps light and spreads points as far as it should; what stands in front stays sharp."""
 
 import dataclasses
 import math
@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from refusion import rendering
-from refusion.degradation import Degradation, smooth_field
-from refusion.lens import LENSES, Lens
-from refusion.rendering import Bokeh, blur, parallax, vertical_offset, warp
+from refusion.data import bokeh as rendering
+from refusion.data.bokeh import Bokeh, blur
+from refusion.data.degradation import Degradation
+from refusion.data.fields import smooth_field
+from refusion.imaging.lens import LENSES, Lens
 
 SIZES = [(8, 8), (8, 40), (33, 17), (64, 48)]
 CANON, SONY = Lens("Canon", 50, 1.4), Lens("Sony", 50, 1.4)
@@ -234,7 +235,7 @@ def test_the_background_is_the_picture_through_the_lenses_that_the_condition_tel
     """Without a front, and with one distance."""
     clean, bokeh = picture((40, 30), seed), Bokeh(uneven=0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rendering, "_matte", lambda size, rng: torch.zeros(1, *size))
+        patch.setattr(rendering, "front_opacity", lambda size, rng: torch.zeros(1, *size))
         lq, gt, (*numbers, disparity) = bokeh(clean, source(seed))
     for z, number in zip((lq, gt), numbers, strict=True):
         lens = NUMBERS[number]
@@ -275,7 +276,7 @@ def test_the_front_is_sharp_through_every_lens_and_gives_the_background_nothing(
         black, white = [], []
         for front, examples in ((0.0, black), (1.0, white)):
             monkeypatch.setattr(
-                rendering, "_elsewhere", lambda z, rng, front=front: torch.full_like(z, front)
+                rendering, "front_picture", lambda z, rng, front=front: torch.full_like(z, front)
             )
             examples.extend(Bokeh()(clean, source(seed))[:2])
         matte = white[0] - black[0]
@@ -298,111 +299,6 @@ def test_at_f16_the_picture_is_nearly_the_composition() -> None:
         for z, number in ((example.lq, first), (example.gt, second)):
             error = float((z - sharp.lq).square().mean().sqrt())
             assert error < 0.03 if abs(number) == 160 else disparity < 30 or error > 0.01
-
-
-# ---- laws of two views
-
-
-def test_an_even_disparity_is_a_shift() -> None:
-    left = picture((12, 30))
-    for d in (0, 1, 5):
-        right = warp(left, even(d, (12, 30)))
-        torch.testing.assert_close(right[..., : 30 - d], left[..., d:], rtol=0, atol=1e-4)
-    mirrored = left.flip(-1)[..., 1:6]
-    torch.testing.assert_close(right[..., 25:], mirrored, rtol=0, atol=1e-4)
-
-
-def test_one_colour_looks_the_same_from_everywhere() -> None:
-    colour = torch.tensor([0.1, 0.5, 0.9])[:, None, None].expand(3, 12, 30)
-    torch.testing.assert_close(warp(colour, 9 * smooth_field((12, 30), source())), colour)
-
-
-def test_points_move_to_the_left_by_the_disparity(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a ramp, brightness is position. In front and behind: between 0 and the largest, with steps."""
-    monkeypatch.setattr(rendering, "_elsewhere", lambda clean, rng: clean)
-    ramp, largest, steps, farthest = torch.linspace(0, 1, 100).expand(3, 60, 100), 12.0, 0, 0.0
-    for seed in range(40):
-        left, right = parallax(ramp, source(seed), 0.12)
-        torch.testing.assert_close(left, ramp)
-        d = ((right - left) * 99)[0, :, :85]
-        assert d.min() > -0.01
-        assert d.max() < largest + 0.01
-        assert d.max() > 0.5
-        steps += bool(d.diff(dim=1).abs().max() > 1.5)
-        farthest = max(farthest, float(d.max()))
-    assert steps > 20
-    assert farthest > 10
-
-
-def test_the_front_moves_with_its_outline(monkeypatch: pytest.MonkeyPatch) -> None:
-    box = torch.zeros(1, 20, 100)
-    box[..., 40:60] = 1
-    monkeypatch.setattr(rendering, "_matte", lambda size, rng: box)
-    monkeypatch.setattr(rendering, "_elsewhere", lambda clean, rng: clean + 1)
-    moved = []
-    for seed in range(20):
-        left, right = parallax(torch.zeros(3, 20, 100), source(seed), 0.12)
-        assert torch.equal(left, box.expand(3, 20, 100))
-        x = torch.arange(100) * (right[0] > 0.5)
-        moved.append(float(59 - x.amax(1).float().mean()))
-    assert 0 < min(moved) < max(moved) < 12
-    assert max(moved) > 6
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_views_are_a_function_of_the_picture_and_the_randomness(size: tuple[int, int]) -> None:
-    clean = picture(size)
-    views, again = parallax(clean, source(5)), parallax(clean, source(5))
-    for z, other in zip(views, again, strict=True):
-        assert torch.equal(z, other)
-        assert z.shape == clean.shape
-        assert z.min() >= 0
-        assert z.max() <= 1
-    assert not torch.equal(parallax(clean, source(6))[0], views[0])
-
-
-def test_views_that_are_made_are_rectified() -> None:
-    clean = photograph(skimage.data.chelsea()[:200, :256])
-    assert max(abs(vertical_offset(*parallax(clean, source(seed)))) for seed in range(10)) < 0.25
-
-
-# ---- the vertical offset
-
-
-def motorcycle() -> tuple[Tensor, Tensor]:
-    left, right, _ = skimage.data.stereo_motorcycle()
-    return photograph(left), photograph(right)
-
-
-@pytest.mark.parametrize("offset", range(-8, 9))
-def test_an_offset_is_found_to_a_quarter_pixel(offset: int) -> None:
-    left, right = motorcycle()
-    left, right = left[:, 8:492], right[:, 8 - offset : 492 - offset]
-    assert vertical_offset(left, right) == pytest.approx(offset, abs=0.25)
-    assert vertical_offset(left, 0.6 * right + 0.1) == pytest.approx(offset, abs=0.25)
-    assert vertical_offset(right, left) == pytest.approx(-offset, abs=0.25)
-
-
-@pytest.mark.parametrize("offset", [-15, -7, -1, 1, 3, 9])
-def test_halves_of_a_pixel_are_found(offset: int) -> None:
-    """An odd offset at twice the size."""
-    left, right = motorcycle()
-    pair = left[:, 16:484], right[:, 16 - offset : 484 - offset]
-    found = vertical_offset(*(F.avg_pool2d(z, 2) for z in pair))
-    assert found == pytest.approx(offset / 2, abs=0.25)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (3, 9), (40, 1), (4, 2), (30, 40)])
-def test_views_that_tell_nothing_are_not_suspected(size: tuple[int, int]) -> None:
-    assert vertical_offset(torch.full((3, *size), 0.3), torch.full((3, *size), 0.3)) == 0
-    assert vertical_offset(picture(size), picture(size)) == pytest.approx(0, abs=0.2)
-
-
-def test_an_offset_beyond_reach_is_large() -> None:
-    left, right = motorcycle()
-    assert vertical_offset(left[:, :480], right[:, 10:490]) == -10
-    assert vertical_offset(left[:, 10:490], right[:, :480]) == 10
-    assert abs(vertical_offset(left[:, 20:], right[:, :-20])) > 1
 
 
 # ---- errors

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pairs import Place, blocks, degrade, flat, make_pairs, texture, views
-from refusion.data import Pair
-from refusion.degradation import Downscale, Example, Haze, Picture
+from refusion.data.dataset import Augment, StepBatches, TrainingSamples
+from refusion.data.degradation import Downscale, Example, Haze
+from refusion.data.fields import Picture
+from refusion.data.pairs import Pair
 from refusion.errors import DataError
-from refusion.image import from_array, write
-from refusion.resize import Enlarge, reduced
-from refusion.samples import Augment, StepBatches, TrainingSamples
+from refusion.imaging.arrays import from_array
+from refusion.imaging.formats import write
+from refusion.imaging.resize import Enlarge, reduced
 
 EVERYTHING = Augment(
     flip=0.5, turn=True, zoom=0.5, exposure=0.2, tint=0.1, gamma=0.2, strength=0.3, borrow=0.3, clean=0.2

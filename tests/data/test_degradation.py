@@ -14,24 +14,23 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from refusion.degradation import (
+from refusion.data.degradation import (
     Degradation,
     Downscale,
+    Example,
     GaussianNoise,
     Haze,
     Holes,
-    Level,
     MotionBlur,
     Rain,
-    estimated_noise,
-    painted,
-    punched,
-    smooth_field,
 )
-from refusion.resize import reduced
+from refusion.data.fields import Picture
+from refusion.errors import RecipeError
+from refusion.imaging.resize import reduced
+from refusion.training.recipe import DEGRADATIONS, parse
+from tiny import SMALLEST
 
 SIZES = [(1, 1), (3, 3), (1, 20), (17, 23), (64, 48)]
 HAZES = [
@@ -115,6 +114,40 @@ def test_a_degradation_is_called_what_it_is(kind: Callable[..., Any]) -> None:
     assert kind() == kind()
     with pytest.raises(TypeError):
         kind(kind.__name__)
+
+
+def test_a_recipe_finds_every_degradation_by_its_name() -> None:
+    for name, kind in DEGRADATIONS.items():
+        values = {"model.enlarge.factor": 4} if name == "Downscale" else {}
+        recipe = parse(SMALLEST, "test", {"data.degradation": {"name": name}, **values})
+        assert recipe.data.degradation == kind()
+        assert recipe.data.degradation.name == name
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dim:
+    """A user's own."""
+
+    name: str = "Dim"
+    share: float = 0.5
+
+    def __call__(self, clean: Picture, rng: np.random.Generator) -> Example:
+        return Example(self.share * clean, clean)
+
+
+def test_a_degradation_of_ones_own_is_named_in_recipes_like_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names are looked up when a recipe is read."""
+    values = {"data.degradation": {"name": "Dim", "share": 0.25}}
+    with pytest.raises(RecipeError, match=r"data\.degradation\.name is 'Dim': .*'Haze'"):
+        parse(SMALLEST, "test", values)
+    monkeypatch.setitem(DEGRADATIONS, "Dim", Dim)
+    recipe = parse(SMALLEST, "test", values)
+    assert recipe.data.degradation == Dim(share=0.25)
+    assert parse(recipe.model_dump(mode="json"), "again") == recipe
+    with pytest.raises(RecipeError, match=r"unknown key data\.degradation\.shar, did you mean share"):
+        parse(SMALLEST, "test", {"data.degradation": {"name": "Dim", "shar": 0.25}})
+    with pytest.raises(RecipeError, match=r"data\.degradation\.name is 'dim'"):
+        parse(SMALLEST, "test", {"data.degradation": {"name": "dim"}})
 
 
 # ---- haze
@@ -370,29 +403,6 @@ def test_the_deviation_is_drawn_evenly_from_its_range() -> None:
     assert 0.05 < float(np.mean(stds)) < 0.07
 
 
-def smooth_picture(seed: int) -> Tensor:
-    return 0.35 + 0.3 * torch.cat([smooth_field((96, 96), source(seed + i)) for i in range(3)])
-
-
-@pytest.mark.parametrize("grey_levels", [10, 25, 50])
-def test_noise_in_a_smooth_picture_is_estimated(grey_levels: int) -> None:
-    std = grey_levels / 255
-    for seed in range(3):
-        noisy = GaussianNoise(weakest=std, strongest=std)(smooth_picture(seed), source(seed)).lq
-        assert estimated_noise(noisy) == pytest.approx(std, rel=0.15)
-
-
-def test_a_smooth_picture_has_hardly_any_noise() -> None:
-    assert estimated_noise(smooth_picture(0)) < 0.5 / 255
-    y, x = torch.meshgrid(torch.linspace(0, 0.5, 31), torch.linspace(0, 0.5, 17), indexing="ij")
-    assert estimated_noise((y + x).expand(3, -1, -1)) < 1e-6
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1)])
-def test_a_picture_of_one_line_has_no_diagonal_differences(size: tuple[int, int]) -> None:
-    assert estimated_noise(picture(size)) == 0
-
-
 # ---- holes
 
 
@@ -422,42 +432,6 @@ def test_more_and_thicker_pieces_hide_more() -> None:
     assert 0 < 4 * share(thin) < share(thick) < 1
 
 
-def test_punching_is_gt_m_and_white_elsewhere() -> None:
-    gt, m = picture((8, 9)), torch.from_numpy(source().uniform(0, 1, (1, 8, 9))).float().round(decimals=0)
-    torch.testing.assert_close(punched(gt, 1 - m), gt * m + (1 - m), rtol=0, atol=0)
-    assert torch.equal(punched(gt, torch.zeros(1, 8, 9)), gt)
-    assert torch.equal(punched(gt, torch.ones(1, 8, 9)), torch.ones(3, 8, 9))
-    torch.testing.assert_close(punched(gt, torch.full((1, 8, 9), 0.5)), (gt + 1) / 2)
-
-
-@pytest.mark.parametrize("colour", ["#ff00ff", "FF00FF"])
-@pytest.mark.parametrize("change", [0.0, 0.1])
-def test_what_is_painted_over_is_found_and_one_pixel_around(colour: str, change: float) -> None:
-    canvas = 0.8 * picture((16, 20))
-    magenta = torch.tensor([1 - change, change, 1.0])[:, None, None]
-    canvas[:, 4:9, 6:12] = magenta
-    expected = torch.zeros(1, 16, 20)
-    expected[:, 3:10, 5:13] = 1
-    found = painted(canvas, colour)
-    assert torch.equal(found, expected)
-    lq = punched(canvas, found)
-    assert torch.equal(lq[:, 3:10, 5:13], torch.ones(3, 7, 8))
-    assert float(painted(lq, colour).max()) == 0
-
-
-def test_another_colour_is_not_what_is_painted() -> None:
-    canvas = torch.tensor([1.0, 0.2, 1.0])[:, None, None].expand(3, 5, 6)
-    assert float(painted(canvas, "#ff00ff").max()) == 0
-    assert float(painted(canvas, "#ff00ff", tolerance=0.25).min()) == 1
-    assert float(painted(canvas, "#ff33ff").min()) == 1
-
-
-@pytest.mark.parametrize("colour", ["magenta", "#fff", "#ff00fg", "#ff00ff00", ""])
-def test_a_colour_of_another_notation_is_named(colour: str) -> None:
-    with pytest.raises(ValueError, match=f"colour is '{colour}': give six hexadecimal digits, as #ff00ff"):
-        painted(picture((4, 4)), colour)
-
-
 # ---- fewer pixels
 
 
@@ -483,28 +457,6 @@ def test_downscaling_does_not_depend_on_the_randomness() -> None:
 def test_a_picture_that_has_too_few_pixels_is_an_error(size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=rf"a picture of \({size[0]}, {size[1]}\) cannot be reduced 4 times"):
         Downscale(factor=4)(picture(size), source())
-
-
-# ---- the smooth field
-
-
-@pytest.mark.parametrize("size", [(2, 2), (3, 3), (1, 20), (17, 23), (200, 100)])
-def test_a_smooth_field_spans_0_to_1(size: tuple[int, int]) -> None:
-    for seed in range(20):
-        field = smooth_field(size, source(seed))
-        assert field.shape == (1, *size)
-        assert (float(field.min()), float(field.max())) == (0, 1)
-
-
-def test_a_field_of_one_pixel_is_0() -> None:
-    assert float(smooth_field((1, 1), source())) == 0
-
-
-def test_a_smooth_field_is_smooth() -> None:
-    """However large, it is made of at most 5 * 8 bumps: neighbouring pixels hardly differ."""
-    for seed in range(6):
-        field = smooth_field((800, 600), source(seed))
-        assert max(float(field.diff(dim=d).abs().max()) for d in (1, 2)) < 0.05
 
 
 # ---- errors
@@ -548,17 +500,3 @@ def test_values_out_of_range_are_named(
     with pytest.raises(ValueError, match=re.escape(said)) as caught:
         kind(**values)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(("written", "level"), [("50/255", 50 / 255), ("1/2", 0.5), ("0.25", 0.25), (0, 0.0)])
-def test_a_level_may_be_written_as_a_fraction(written: object, level: float) -> None:
-    assert TypeAdapter(Level).validate_python(written) == level
-
-
-@pytest.mark.parametrize("written", ["50/0", "fifty/255", "50/255/2", "/", "dark", None])
-def test_a_level_that_is_no_number_is_an_error_of_one_line(written: object) -> None:
-    with pytest.raises(ValidationError) as caught:
-        TypeAdapter(Level).validate_python(written)
-    (error,) = caught.value.errors()
-    assert error["input"] == written
-    assert "\n" not in error["msg"]

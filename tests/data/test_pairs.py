@@ -1,5 +1,6 @@
 """Pairs are found by stem, and everything that is wrong with them is said."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +9,10 @@ import pytest
 import torch
 
 from pairs import Place, blocks, flat, make_pairs, views
-from refusion.data import Pair, contact_sheet, find_pairs, inspect_pairs
-from refusion.degradation import Downscale, GaussianNoise, Haze
+from refusion.data.dataset import StepBatches, TrainingSamples
+from refusion.data.degradation import Downscale, GaussianNoise, Haze
+from refusion.data.pairs import Pair, contact_sheet, find_pairs, inspect_pairs
 from refusion.errors import DataError, ImageError
-from refusion.samples import StepBatches, TrainingSamples
 
 
 def test_pairs_are_found_by_stem_whatever_the_suffix(place: Place, tmp_path: Path) -> None:
@@ -213,6 +214,50 @@ def test_a_picture_that_meta_lacks_is_named(place: Place, tmp_path: Path) -> Non
     said = r"2 pictures without a partner: c is not in meta\.txt, b of meta\.txt$"
     with pytest.raises(DataError, match=said):
         find_pairs(tmp_path)
+
+
+def test_a_pair_that_a_model_does_not_take_is_named_with_its_folder(place: Place, tmp_path: Path) -> None:
+    """The first of them; what is said of it is kept."""
+    for name in ("lq/b.png", "lq/a.png", "gt/a.png", "gt/b.png"):
+        place(name, np.full((6, 6), 0.5))
+    seen: list[tuple[int, int | None]] = []
+
+    def check(views: int, conditions: int | None) -> None:
+        seen.append((views, conditions))
+        if len(seen) > 1:
+            raise ValueError("this model takes 7 of them")
+
+    said = rf"^{re.escape(str(tmp_path))}: b: this model takes 7 of them; .*left/ and right/.*meta\.txt"
+    with pytest.raises(DataError, match=said) as caught:
+        find_pairs(tmp_path, check=check)
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert "\n" not in str(caught.value)
+    assert seen == [(1, 0), (1, 0)]
+
+
+def test_a_check_sees_the_views_and_conditions_that_are_known(place: Place, tmp_path: Path) -> None:
+    """Those of a degradation are not, before it has made them."""
+    seen: list[tuple[int, int | None]] = []
+
+    def check(views: int, conditions: int | None) -> None:
+        seen.append((views, conditions))
+
+    for name in ("told/lq/a.png", "told/gt/a.png", "told/lq/b.png", "told/gt/b.png", "made/a.png"):
+        place(name, np.full((6, 6), 0.5))
+    (tmp_path / "told" / "meta.txt").write_text(META)
+    for side in ("left", "right"):
+        place(f"two/lq/{side}/a.png", np.full((6, 6), 0.5))
+        place(f"two/gt/{side}/a.png", np.full((6, 6), 0.5))
+        place(f"made-two/{side}/a.png", np.full((6, 6), 0.5))
+    for folder, expected in (
+        ("told", [(1, 3), (1, 3)]),
+        ("made", [(1, None)]),
+        ("two", [(2, 0)]),
+        ("made-two", [(2, None)]),
+    ):
+        seen.clear()
+        assert len(find_pairs(tmp_path / folder, Haze(), check=check)) == len(expected)
+        assert seen == expected
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from refusion.objective import Compare, Features, Loss, diffusion_loss, replacing_loss
-from refusion.prediction import PREDICTIONS, Clean, Noise, Prediction, ReverseStep
-from refusion.schedule import RATES
-from refusion.sde import MeanRevertingSDE
+from refusion.diffusion.objective import Compare, Features, Loss, diffusion_loss, replacing_loss
+from refusion.diffusion.prediction import PREDICTIONS, Clean, Noise, Prediction, ReverseStep
+from refusion.diffusion.schedule import SCHEDULES
+from refusion.diffusion.sde import MeanRevertingSDE
 
 LEVEL = 50 / 255
 COMPARES: list[Compare] = ["output", "reverse-mean"]
@@ -63,7 +63,7 @@ def test_the_network_sees_the_state_the_degraded_picture_and_the_time(
     assert torch.equal(t, EVERY_TIME.float())
 
 
-@pytest.mark.parametrize("name", RATES)
+@pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("t", [1, 2, 50, 100])
 def test_reverse_mean_of_a_reverse_step_is_the_published_objective(
     make_sde: Callable[..., MeanRevertingSDE], name: str, t: int
@@ -71,7 +71,7 @@ def test_reverse_mean_of_a_reverse_step_is_the_published_objective(
     """L1 between the Euler mean and the optimal reverse state, written out from the tables."""
     x0, mu, noise = pictures()
     output = torch.randn_like(x0)
-    theta = RATES[name](torch.arange(101, dtype=torch.float64))
+    theta = SCHEDULES[name](torch.arange(101, dtype=torch.float64))
     integral = theta.cumsum(0) - theta[0]
     dt = -math.log(0.005) / integral[-1]
     rate, now, before = theta[t] * dt, integral[t] * dt, integral[t - 1] * dt

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from refusion.prediction import PREDICTIONS, Noise, ReverseStep, Velocity
-from refusion.schedule import RATES, make_alphas
-from refusion.sde import MeanRevertingSDE
+from refusion.diffusion.prediction import PREDICTIONS, Noise, ReverseStep, Velocity
+from refusion.diffusion.schedule import SCHEDULES, make_alphas
+from refusion.diffusion.sde import MeanRevertingSDE
 
 LEVEL = 50 / 255
 SDES = {
-    name: MeanRevertingSDE(make_alphas(RATES[name](torch.arange(101, dtype=torch.float64))), LEVEL)
-    for name in RATES
+    name: MeanRevertingSDE(make_alphas(SCHEDULES[name](torch.arange(101, dtype=torch.float64))), LEVEL)
+    for name in SCHEDULES
 }
 KINDS = list(PREDICTIONS)
 
@@ -29,7 +29,7 @@ def test_the_kinds_a_recipe_may_name() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@given(st.sampled_from(list(RATES)), st.integers(1, 100))
+@given(st.sampled_from(list(SCHEDULES)), st.integers(1, 100))
 def test_the_target_is_read_as_x0(kind: str, name: str, t: int) -> None:
     sde, prediction, (x0, mu, noise) = SDES[name], PREDICTIONS[kind], fields(3)
     x_t = sde.perturb(x0, mu, t, noise)
@@ -95,7 +95,7 @@ def test_velocity_turns_clean_and_noise_without_changing_their_length(t: int) ->
 
 def published(name: str, t: int) -> tuple[float, float, float, float]:
     """theta_t dt, sigma_t^2 dt / s_t, and the optimal reverse state's weights of y_t and y_0."""
-    theta = RATES[name](torch.arange(101, dtype=torch.float64))
+    theta = SCHEDULES[name](torch.arange(101, dtype=torch.float64))
     integral = theta.cumsum(0) - theta[0]
     dt = -math.log(0.005) / float(integral[-1])
     now, before = float(integral[t]) * dt, float(integral[t - 1]) * dt
@@ -107,7 +107,7 @@ def published(name: str, t: int) -> tuple[float, float, float, float]:
     return rate, kick, w_t, w_0
 
 
-@pytest.mark.parametrize("name", RATES)
+@pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("t", [1, 2, 50, 90, 100])
 def test_reverse_step_solves_the_published_equation(name: str, t: int) -> None:
     sde, (x_t, x0, mu, output, noise) = SDES[name], fields(5)
@@ -121,7 +121,7 @@ def test_reverse_step_solves_the_published_equation(name: str, t: int) -> None:
     torch.testing.assert_close(euler, w_t * y + w_0 * (x0 - mu), rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", RATES)
+@pytest.mark.parametrize("name", SCHEDULES)
 def test_reverse_step_reads_a_published_step_as_its_optimum(golden: dict[str, Tensor], name: str) -> None:
     """The published Euler mean of an output is the published posterior mean of what we read in it."""
     sde, (xt, mu, output) = SDES[name], (golden[key] for key in ("xt", "mu", "noise"))

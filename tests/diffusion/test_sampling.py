@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from refusion.sampling import (
+from refusion.diffusion.sampling import (
     Denoise,
     Rule,
     State,
@@ -20,11 +20,11 @@ from refusion.sampling import (
     posterior,
     sample,
 )
-from refusion.schedule import RATES, make_alphas, timesteps
-from refusion.sde import Draw, MeanRevertingSDE
+from refusion.diffusion.schedule import SCHEDULES, make_alphas, timesteps
+from refusion.diffusion.sde import Draw, MeanRevertingSDE
 
 LEVEL = 50 / 255
-SDE = MeanRevertingSDE(make_alphas(RATES["cosine"](torch.arange(101, dtype=torch.float64))), LEVEL)
+SDE = MeanRevertingSDE(make_alphas(SCHEDULES["cosine"](torch.arange(101, dtype=torch.float64))), LEVEL)
 DETERMINISTIC: dict[str, Rule] = {
     "DDIM": posterior(0),
     "ODE 1": exponential(1),
@@ -67,7 +67,7 @@ def walk(
 ) -> list[State]:
     """From pure noise through `times`; the start and the steps take their noise from one source."""
     draw = draw or source(*mu.shape, dtype=mu.dtype)
-    return list(sample(denoise, sde, sde.prior(mu, draw()), mu, times, rule, draw))
+    return list(sample(denoise, sde, sde.initial_state(mu, draw()), mu, times, rule, draw))
 
 
 def curved(mu: Tensor) -> Denoise:
@@ -91,7 +91,7 @@ def test_an_oracle_restores_exactly_at_any_number_of_steps(name: str, steps: int
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_with_an_oracle_deterministic_rules_carry_the_noise_unchanged(name: str, steps: int) -> None:
     x0, mu = pictures()
-    noise = SDE.noise_from_clean(SDE.prior(mu, source()()), x0, mu, 100)
+    noise = SDE.noise_from_clean(SDE.initial_state(mu, source()()), x0, mu, 100)
     for state in walk(lambda x, t: x0, DETERMINISTIC[name], mu, timesteps(100, steps))[:-1]:
         expected = SDE.perturb(x0, mu, state.t, noise)
         torch.testing.assert_close(state.x, expected, rtol=0, atol=1e-12)
@@ -305,7 +305,7 @@ def gaussian() -> tuple[Tensor, Tensor, Tensor]:
 def test_the_flow_stretches_gaussian_data_with_its_own_deviation(order: int) -> None:
     """The probability flow in closed form: (y_t - alpha_t m) / sqrt(alpha_t^2 c^2 + s_t^2) stays."""
     mu, m, c = gaussian()
-    start = FINE.prior(mu, source(*SHAPE)())
+    start = FINE.initial_state(mu, source(*SHAPE)())
 
     def deviation(t: int) -> Tensor:
         return torch.sqrt(FINE.alphas[t] ** 2 * c**2 + FINE.stds[t] ** 2)
@@ -328,7 +328,7 @@ def test_the_mean_of_a_posterior_step_is_exact_for_gaussian_data() -> None:
     """E[y_r | y_t] = w_t y_t + w_0 E[y_0 | y_t], and E[y_0 | y_t] stays along the mean path: without
     noise every step size and order gives the same, (y_t - alpha_t m) alpha_t / variance_t stays."""
     mu, m, c = gaussian()
-    start, denoise = FINE.prior(mu, source(*SHAPE)()), expectation(FINE, mu, m, c)
+    start, denoise = FINE.initial_state(mu, source(*SHAPE)()), expectation(FINE, mu, m, c)
     before, after = (FINE.alphas[t] / (FINE.alphas[t] ** 2 * c**2 + FINE.stds[t] ** 2) for t in (65, 1))
     exact = mu + FINE.alphas[1] * m + (start - mu - FINE.alphas[65] * m) * before / after
     for rule in (posterior(1), *(exponential(order, stochastic=True) for order in (1, 2, 3))):
@@ -430,7 +430,7 @@ def assert_order(left: list[float], order: int) -> None:
 def test_rules_converge_with_their_order(rule: Rule, order: int, pull: int) -> None:
     mu = torch.rand(*SHAPE, dtype=torch.float64)
     a = torch.linspace(0.1, 0.3, 64, dtype=torch.float64).reshape(SHAPE)
-    start = FINE.prior(mu, torch.linspace(0.3, 1, 64, dtype=torch.float64).reshape(SHAPE))
+    start = FINE.initial_state(mu, torch.linspace(0.3, 1, 64, dtype=torch.float64).reshape(SHAPE))
     exact = solution(mu, a, start, pull)
     warm = started(rule, order, lambda t: exact[65 - t])
     left = []
@@ -538,7 +538,7 @@ def test_an_order_there_is_not_is_an_error_that_names_it(order: int) -> None:
 # Published single steps
 
 
-@pytest.mark.parametrize("name", RATES)
+@pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize(
     ("what", "rule", "noisy"),
     [

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from refusion.schedule import RATES, make_alphas, timesteps
+from refusion.diffusion.schedule import SCHEDULES, make_alphas, timesteps
 
 KINDS = ["s10_e0.005", "s50_e0.005", "s50_e0.01", "s0.2_e0.005", "s1_e0.005"]
-SETTINGS = [f"{schedule}_{kind}" for schedule in RATES for kind in KINDS]
+SETTINGS = [f"{schedule}_{kind}" for schedule in SCHEDULES for kind in KINDS]
 some_rates = st.lists(st.floats(1e-2, 10), min_size=2, max_size=40).map(
     lambda values: torch.tensor(values, dtype=torch.float64)
 )
@@ -50,10 +50,10 @@ def test_alphas_give_back_the_rates(rates: Tensor, delta: float) -> None:
     torch.testing.assert_close(integrals, rates[1:] * dt, rtol=1e-7, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", RATES)
+@pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("total", [1, 2, 20, 100, 1000])
 def test_named_schedules_make_a_table_for_any_number_of_steps(name: str, total: int) -> None:
-    rates = RATES[name](times(total))
+    rates = SCHEDULES[name](times(total))
     alphas = make_alphas(rates)
     assert len(alphas) == total + 1
     assert rates.dtype == torch.float64
@@ -62,14 +62,14 @@ def test_named_schedules_make_a_table_for_any_number_of_steps(name: str, total: 
 
 
 def test_the_cosine_rises_and_is_not_that_of_ddpm() -> None:
-    rates = RATES["cosine"](times(100))
+    rates = SCHEDULES["cosine"](times(100))
     assert (rates.diff() > 0).all()
     assert rates[0] < 1e-3
     assert 0.99 < rates[-1] < 1
 
 
 def test_the_linear_schedule_ends_at_its_published_values() -> None:
-    rates = RATES["linear"](times(100))
+    rates = SCHEDULES["linear"](times(100))
     assert float(rates[0]) == pytest.approx(1000 / 101 * 1e-4)
     assert float(rates[-1]) == pytest.approx(1000 / 101 * 0.02)
 
@@ -89,7 +89,7 @@ def test_a_schedule_without_a_step_is_an_error() -> None:
 def test_published_tables(golden: dict[str, Tensor], setting: str) -> None:
     """Published tables are float32, cosine included: exact enough from t = 3 on."""
     level, delta = (golden[f"{setting}/{name}"] for name in ("noise_level", "delta"))
-    rates = RATES[setting.split("_")[0]](times(100))
+    rates = SCHEDULES[setting.split("_")[0]](times(100))
     alphas = make_alphas(rates, float(delta))
     integral = rates.cumsum(0) - rates[0]
     dt = -torch.log(delta) / integral[-1]

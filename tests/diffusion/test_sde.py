@@ -11,17 +11,16 @@ from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
-from refusion.schedule import RATES, make_alphas
-from refusion.sde import MeanRevertingSDE
+from refusion.diffusion.schedule import SCHEDULES, make_alphas
+from refusion.diffusion.sde import MeanRevertingSDE
 
 LEVEL = 50 / 255
-SCHEDULES = list(RATES)
 PROCESSES = {
-    name: MeanRevertingSDE(make_alphas(RATES[name](torch.arange(101, dtype=torch.float64))), LEVEL)
+    name: MeanRevertingSDE(make_alphas(SCHEDULES[name](torch.arange(101, dtype=torch.float64))), LEVEL)
     for name in SCHEDULES
 }
 DOT = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
-schedules = st.sampled_from(SCHEDULES)
+schedules = st.sampled_from(list(SCHEDULES))
 steps_down = st.integers(1, 100).flatmap(lambda t: st.tuples(st.just(t), st.integers(0, t - 1)))
 
 
@@ -73,9 +72,20 @@ def test_nothing_is_lost_at_0_and_delta_is_left_at_the_end(sde: MeanRevertingSDE
 
 def test_the_prior_is_the_last_marginal_without_what_delta_leaves(sde: MeanRevertingSDE) -> None:
     mu, noise = fields(2)
-    torch.testing.assert_close(sde.prior(mu, noise), mu + LEVEL * noise)
+    torch.testing.assert_close(sde.initial_state(mu, noise), mu + LEVEL * noise)
     # x0 = mu has no residual; the deviations differ by delta squared
-    torch.testing.assert_close(sde.prior(mu, noise), sde.perturb(mu, mu, 100, noise), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        sde.initial_state(mu, noise), sde.perturb(mu, mu, 100, noise), rtol=0, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("total", [1, 5, 100])
+def test_sampling_starts_at_the_last_time_whatever_the_noise(
+    make_sde: Callable[..., MeanRevertingSDE], total: int
+) -> None:
+    sde = make_sde(total=total)
+    assert not sde.needs_noise_std
+    assert [sde.initial_time(std) for std in (None, 0.0, 0.1, 1.0)] == [total] * 4
 
 
 @pytest.mark.parametrize("total", [1, 5, 20])

@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from refusion.codec import Codec, Encoded, Pixels
-from refusion.data import Pair
-from refusion.evaluate import (
+from refusion.data.pairs import Pair
+from refusion.diffusion.prediction import Clean
+from refusion.diffusion.sde import MeanRevertingSDE
+from refusion.errors import Notice
+from refusion.evaluation.evaluate import (
     PROTOCOLS,
     Gate,
     Row,
@@ -26,13 +28,17 @@ from refusion.evaluate import (
     score,
     write_csv,
 )
-from refusion.image import Image, from_array, write
-from refusion.metrics import luma, psnr, ssim
-from refusion.perceptual import Perceptual, frechet
-from refusion.prediction import Clean
-from refusion.resize import Enlarge
-from refusion.restorer import SAMPLERS, Restorer, Sampling
-from refusion.sde import MeanRevertingSDE
+from refusion.evaluation.metrics import luma, psnr, ssim
+from refusion.evaluation.perceptual import Perceptual, frechet
+from refusion.imaging.arrays import from_array
+from refusion.imaging.formats import write
+from refusion.imaging.image import Image
+from refusion.imaging.resize import Enlarge
+from refusion.nn.network import Network
+from refusion.nn.pooling import Pool, whole_mean
+from refusion.restoring.codec import Codec, Encoded, Pixels
+from refusion.restoring.request import SAMPLERS, Progress, Request, Result, Sampling
+from refusion.restoring.restorer import Restorer
 
 INFINITE = float("inf")
 
@@ -41,17 +47,24 @@ def picture(seed: int = 0, height: int = 20, width: int = 24) -> Image:
     return from_array(np.random.default_rng(seed).uniform(0.2, 0.8, (height, width, 3)))
 
 
-class Brighter(nn.Module):
+class Brighter(Network):
     """Says that the clean picture is brighter by a tenth."""
 
     def __init__(self) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.tensor(0.1), requires_grad=False)
 
-    def embed(self, t: Tensor) -> Tensor:
+    def embed(self, t: Tensor, condition: Tensor | None = None) -> Tensor:
         return t[:, None]
 
-    def forward(self, x_t: Tensor, mu: Tensor, t: Tensor, embedding: Tensor) -> Tensor:
+    def forward(
+        self,
+        x_t: Tensor,
+        mu: Tensor,
+        t: Tensor,
+        embedding: Tensor | None = None,
+        pool: Pool = whole_mean,
+    ) -> Tensor:
         return self.gain.expand(mu.shape)
 
 
@@ -113,7 +126,7 @@ def test_a_negative_border_is_an_error() -> None:
 
 
 def test_other_sizes_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    from refusion import evaluate as module
+    from refusion.evaluation import evaluate as module
 
     for name in ("psnr", "ssim", "luma"):  # as users have them, without the tests' hook
         monkeypatch.setattr(module, name, inspect.unwrap(getattr(module, name)))
@@ -174,9 +187,16 @@ def test_fid_is_of_all_pictures_in_8_bit(restorer: Restorer, pairs: list[Pair]) 
 class Stereo(Brighter):
     """Says of each view how much brighter the other one is."""
 
-    views = 2
+    num_views = 2
 
-    def forward(self, x_t: Tensor, mu: Tensor, t: Tensor, embedding: Tensor) -> Tensor:
+    def forward(
+        self,
+        x_t: Tensor,
+        mu: Tensor,
+        t: Tensor,
+        embedding: Tensor | None = None,
+        pool: Pool = whole_mean,
+    ) -> Tensor:
         return mu.flip(0) - mu
 
 
@@ -209,19 +229,28 @@ def test_a_smaller_picture_is_scored_enlarged(sde: MeanRevertingSDE, tmp_path: P
     np.testing.assert_allclose(made.pixels, repeated + 0.1, atol=1e-3)
 
 
-class Told(nn.Module):
+class Told(Network):
     """Says that the picture is brighter by as much as it is told."""
 
-    conditions = 1
+    num_conditions = 1
 
     def __init__(self) -> None:
         super().__init__()
         self.unused = nn.Parameter(torch.zeros(1))
 
-    def embed(self, t: Tensor, condition: Tensor) -> Tensor:
+    def embed(self, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        assert condition is not None
         return condition
 
-    def forward(self, x_t: Tensor, mu: Tensor, t: Tensor, embedding: Tensor) -> Tensor:
+    def forward(
+        self,
+        x_t: Tensor,
+        mu: Tensor,
+        t: Tensor,
+        embedding: Tensor | None = None,
+        pool: Pool = whole_mean,
+    ) -> Tensor:
+        assert embedding is not None
         return embedding[:, :, None, None].expand(mu.shape)
 
 
@@ -233,6 +262,40 @@ def test_the_condition_of_a_pair_tells_the_network(sde: MeanRevertingSDE, pairs:
     assert row.output.psnr == pytest.approx(20, abs=0.2)
     with pytest.raises(ValueError, match="condition has 0 numbers: this model takes 1"):
         next(evaluate(restorer, pairs))
+
+
+class Judging(Restorer):
+    """Says of each result what was asked for, and that it is doubtful."""
+
+    def run(
+        self,
+        request: Request,
+        progress: Callable[[Progress], object] | None = None,
+        cancel: Callable[[], bool] | None = None,
+    ) -> Result:
+        result = super().run(request, progress, cancel)
+        said = (Notice("seed", str(request.sampling.seed)), Notice("doubt", "look at it", "warning"))
+        return replace(result, notices=said)
+
+
+def test_what_is_said_of_a_picture_is_in_its_row(sde: MeanRevertingSDE, pairs: list[Pair]) -> None:
+    """And is no Python warning; of two views both have what is said of the scene."""
+    restorer = Judging(Brighter(), Pixels(2), sde, Clean(), Sampling(steps=1))
+    for row, _ in evaluate(restorer, pairs, seed=7):
+        assert row.notices == (Notice("seed", "7"), Notice("doubt", "look at it", "warning"))
+    both = Judging(Stereo(), Pixels(2), sde, Clean(), Sampling(steps=1))
+    scene = Pair(pairs[0].lq * 2, pairs[0].gt * 2)
+    assert [len(row.notices) for row, _ in evaluate(both, [scene])] == [2, 2]
+
+
+def test_a_picture_in_which_nothing_changes_is_said_to_be_doubtful(
+    sde: MeanRevertingSDE, pairs: list[Pair]
+) -> None:
+    """Of the model's own notices, those of the picture and of no other."""
+    restorer = Restorer(Told(), Pixels(2), sde, Clean(), Sampling(steps=1))
+    told = [replace(pair, condition=(x,)) for pair, x in zip(pairs, (0.1, 0.0, 0.1), strict=True)]
+    keys = [[notice.key for notice in row.notices] for row, _ in evaluate(restorer, told)]
+    assert keys == [[], ["unchanged"], []]
 
 
 def test_means_count_equal_pictures_as_100_db() -> None:

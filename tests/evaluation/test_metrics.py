@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from refusion.metrics import luma, psnr, ssim
+from refusion.evaluation.metrics import luma, psnr, ssim
 
 SIZES = [(11, 11), (12, 40), (64, 48), (33, 17), (100, 101)]
 

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from refusion import perceptual
 from refusion.errors import CheckpointError
-from refusion.inception import Inception
-from refusion.perceptual import METRICS, frechet, load
+from refusion.evaluation import perceptual
+from refusion.evaluation.inception import Inception
+from refusion.evaluation.perceptual import METRICS, frechet, load
 
 Tensors = dict[str, Tensor]
 

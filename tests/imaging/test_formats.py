@@ -1,9 +1,8 @@
-"""Laws of `refusion.image` first, then what each kind of file gives, then every error in one line."""
+"""Laws of `refusion.imaging.formats` first, then what each kind of file gives, then errors in one line."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,45 +11,10 @@ import PIL.Image
 import pytest
 import pyvips
 import tifffile
-import torch
-from PIL import ImageCms
+from pictures import EVERY_8, EVERY_16, GREY_PROFILE, RGB, RGB16, SMOOTH, SRGB, Y, said, same, stored
 
-from refusion.errors import ImageError
-from refusion.image import SUFFIXES, Image, find, from_array, read, write, write_gif
-
-RNG = np.random.default_rng(0)
-RGB = RNG.integers(0, 256, (24, 40, 3), dtype=np.uint8)
-RGB16 = RNG.integers(0, 65536, (24, 40, 3), dtype=np.uint16)
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-GREY_PROFILE = SRGB[:16] + b"GRAY" + SRGB[20:]
-EVERY_8 = np.arange(256, dtype=np.uint8).reshape(16, 16)
-EVERY_16 = np.arange(65536, dtype=np.uint16).reshape(256, 256)
-Y, X = np.mgrid[0:64, 0:64] / 63
-SMOOTH = np.stack([X, Y, 1 - X], axis=2).astype(np.float32)
-
-
-def same(a: Image, b: Image) -> bool:
-    alphas = a.alpha is b.alpha is None or np.array_equal(a.alpha, b.alpha)
-    kinds = (a.depth, a.grey, a.icc) == (b.depth, b.grey, b.icc)
-    return np.array_equal(a.pixels, b.pixels) and alphas and kinds
-
-
-def stored(path: Path) -> np.ndarray:
-    """The samples in a file, asked of libvips itself."""
-    return pyvips.Image.new_from_buffer(path.read_bytes(), "").numpy()
-
-
-def said(call: Callable[..., object], *args: object, **kwargs: object) -> str:
-    """The one line of the error that `call` raises."""
-    with pytest.raises(ImageError) as caught:
-        call(*args, **kwargs)
-    message = str(caught.value)
-    assert "\n" not in message, message
-    assert len(message) < 400, message
-    assert caught.value.__cause__ is None  # nor is libvips's traceback shown
-    assert caught.value.__suppress_context__ or caught.value.__context__ is None
-    return message
-
+from refusion.imaging.arrays import from_array
+from refusion.imaging.formats import SUFFIXES, decode, encode, read, write, write_gif
 
 # ---- laws
 
@@ -330,83 +294,63 @@ def test_jpeg_keeps_the_resolution_of_colour(tmp_path: Path) -> None:
     assert np.abs(read(tmp_path / "a.jpg").pixels - stripes / 255).mean() < 0.02
 
 
-# ---- arrays
+# ---- bytes instead of files
 
 
-def test_array_types() -> None:
-    as_float = RGB / 255
-    for array in (as_float, as_float.astype(np.float32), RGB.astype(np.uint16) * 257):
-        np.testing.assert_allclose(from_array(array).pixels, from_array(RGB).pixels, atol=1e-7)
-        assert from_array(array).depth == 16
-    assert from_array(RGB).depth == from_array(RGB > 99).depth == 8
-    assert from_array(RGB > 99).pixels.max() == 1
-    np.testing.assert_array_equal(
-        from_array(RGB16.astype(">u2")[::-1]).pixels, from_array(RGB16).pixels[::-1]
-    )
-    image = from_array(RGB)
-    assert from_array(image) is image
+KINDS = {
+    "RGB": RGB,
+    "16 bit": RGB16,
+    "grey": EVERY_8,
+    "grey with alpha": np.dstack([EVERY_16, EVERY_16.T]),
+    "RGB with alpha": np.dstack([RGB, RGB[..., 0]]),
+}
 
 
-def test_an_image_does_not_share_its_array() -> None:
-    array = SMOOTH.copy()
-    image = from_array(array)
-    array[:] = 0
-    np.testing.assert_array_equal(image.pixels, SMOOTH)
+@pytest.mark.parametrize("suffix", [*SUFFIXES, *(suffix.upper() for suffix in SUFFIXES)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_are_those_of_a_file(tmp_path: Path, suffix: str, kind: str) -> None:
+    image = replace(from_array(KINDS[kind]), icc=None if kind.startswith("grey") else SRGB)
+    path = tmp_path / f"a{suffix}"
+    write(image, path)
+    assert encode(image, suffix) == path.read_bytes()
+    assert same(decode(path.read_bytes()), read(path))
 
 
-def test_tensors() -> None:
-    for tensor in (torch.from_numpy(RGB), torch.from_numpy(RGB) / 255):
-        np.testing.assert_allclose(
-            from_array(tensor.permute(2, 0, 1)).pixels, from_array(RGB).pixels, atol=1e-7
-        )
-    half = torch.rand(3, 4, 5, dtype=torch.bfloat16, requires_grad=True)
-    np.testing.assert_array_equal(from_array(half).pixels, half.detach().float().permute(1, 2, 0).numpy())
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_bytes_that_are_no_whole_picture_are_named_as_told(suffix: str) -> None:
+    data = encode(from_array(RGB), suffix)
+    for content, words in {
+        data[: len(data) // 2]: "is damaged, cut short",
+        b"": "is empty",
+        b"<html>": "is not a picture",
+    }.items():
+        assert said(decode, content, "upload 7").startswith(f"upload 7 {words}")
+        assert said(decode, content).startswith(f"the picture {words}")
+    assert decode(data, max_pixels=40 * 24).size == (40, 24)
+    message = said(decode, data, "upload 7", max_pixels=40 * 24 - 1)
+    assert message.startswith("upload 7 has 40 x 24 pixels, more than 959")
+    assert "max_pixels" in message
 
 
-@pytest.mark.parametrize("mode", ["YCbCr", "HSV", "RGBX", "RGBa", "La", "PA"])
-def test_odd_pil_modes(mode: str) -> None:
-    grey = mode == "La"
-    source = PIL.Image.fromarray(RGB).convert("LA" if grey else "RGBA" if mode in ("RGBa", "PA") else "RGB")
-    image = from_array(
-        source.convert("RGB").convert("P").convert("PA") if mode == "PA" else source.convert(mode)
-    )
-    tolerance = {"HSV": 0.05, "YCbCr": 0.02, "PA": 1}.get(mode, 0)
-    np.testing.assert_allclose(image.pixels, from_array(source).pixels, atol=tolerance)
-    assert (image.grey, image.alpha is not None) == (grey, mode in ("RGBa", "La", "PA"))
-
-
-def test_deep_pil_modes() -> None:
-    deep = EVERY_16.copy()
-    for source in (
-        PIL.Image.fromarray(deep),
-        PIL.Image.fromarray(deep.astype(">u2")),
-        PIL.Image.fromarray(deep.astype(np.int32)),
-        PIL.Image.fromarray(deep.astype(np.float32) / 65535),
-    ):
-        assert same(from_array(source), from_array(deep)), source.mode
-
-
-def test_with_pixels_keeps_the_rest_and_clips() -> None:
-    image = from_array(np.dstack([RGB16, RGB16[..., 0]]))
-    new = image.with_pixels(2 * SMOOTH[:24, :40] - 0.5)
-    assert new.alpha is image.alpha
-    assert new.depth == 16
-    np.testing.assert_array_equal(new.pixels, np.clip(2 * SMOOTH[:24, :40] - 0.5, 0, 1))
-
-
-def test_pil_is_not_imported() -> None:
-    code = "import sys, refusion.image; sys.exit('PIL' in sys.modules)"
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    assert (
-        subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}).returncode == 0
-    )
+def test_what_cannot_be_encoded_is_named_as_told() -> None:
+    image, wide = from_array(RGB), from_array(np.zeros((1, 20000, 3), np.uint8))
+    for name in ("result 7", "the picture"):
+        named = () if name == "the picture" else (name,)
+        for suffix in (".gif", "png", ""):
+            message = said(encode, image, suffix, *named)
+            assert message.startswith(f"{name} cannot be written")
+            assert ".png .jpg" in message
+        message = said(encode, wide, ".webp", *named)
+        assert message.startswith(f"{name} cannot be encoded")
+        assert "too large" in message
+        assert "try .png" in message
 
 
 # ---- animations
 
 
 def test_gif(tmp_path: Path) -> None:
-    flat = [np.full((10, 20, 3), value, np.float32) for value in (0, 0.2, 1)]
+    flat = [from_array(np.full((10, 20, 3), value, np.float32)) for value in (0, 0.2, 1)]
     write_gif((frame for frame in flat), tmp_path / "a.gif", frame_ms=250)
     with PIL.Image.open(tmp_path / "a.gif") as gif:
         assert (gif.n_frames, gif.size, gif.info["duration"], gif.info["loop"]) == (3, (20, 10), 250, 0)
@@ -418,10 +362,11 @@ def test_gif(tmp_path: Path) -> None:
 
 
 def test_gif_errors(tmp_path: Path) -> None:
-    assert "name an animation .gif" in said(write_gif, [RGB], tmp_path / "a.png")
+    frame, low = from_array(RGB), from_array(RGB[:5])
+    assert "name an animation .gif" in said(write_gif, [frame], tmp_path / "a.png")
     assert "got none" in said(write_gif, [], tmp_path / "a.gif")
-    assert "[(40, 5), (40, 24)]" in said(write_gif, [RGB, RGB[:5]], tmp_path / "a.gif")
-    assert "frame_ms is 7" in said(write_gif, [RGB], tmp_path / "a.gif", frame_ms=7)
+    assert "[(40, 5), (40, 24)]" in said(write_gif, [frame, low], tmp_path / "a.gif")
+    assert "frame_ms is 7" in said(write_gif, [frame], tmp_path / "a.gif", frame_ms=7)
 
 
 # ---- atomic writing
@@ -472,51 +417,6 @@ def test_a_written_file_has_the_usual_permissions(tmp_path: Path) -> None:
     (tmp_path / "usual").touch()
     write(from_array(RGB), tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_mode == (tmp_path / "usual").stat().st_mode
-
-
-# ---- finding
-
-
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-
-
-def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    touch(
-        tmp_path,
-        "d/10.png",
-        "d/2.PNG",
-        "d/x.txt",
-        "d/.h.png",
-        "d/.git/y.png",
-        "d/sub/a.jpg",
-        "b[1].tif",
-        "n.txt",
-    )
-    names = [path.as_posix() for path in find(["d"])]
-    assert names == ["d/2.PNG", "d/10.png", "d/sub/a.jpg"]
-    assert find(["d/"]) == find(["d/*"]) == find([Path("d")]) == find(["d", "d/10.png"])
-    assert find(["d/1*"]) == [Path("d/10.png")]
-    assert find(["**/*.jpg"]) == [Path("d/sub/a.jpg")]
-    assert find(["n.txt", "b[1].tif"]) == [Path("n.txt"), Path("b[1].tif")]
-    assert find([]) == []
-    assert [p.name for p in find([tmp_path / "d" / ".git"])] == ["y.png"]
-
-
-@pytest.mark.parametrize(
-    ("path", "words"), [("no.png", "does not exist"), ("*.png", "no pictures"), ("e", "no pictures")]
-)
-def test_find_names_what_gives_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, words: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    touch(tmp_path, "e/n.txt", "a.jpg")
-    message = said(find, ["a.jpg", path])
-    assert message.startswith(path)
-    assert words in message
 
 
 # ---- errors of reading and writing
@@ -613,36 +513,6 @@ def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
         message = said(write, from_array(RGB), tmp_path / place)
         assert message.startswith(f"{tmp_path / place} cannot be written")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.png", "file"]
-
-
-@pytest.mark.parametrize(
-    ("array", "words"),
-    [
-        (RGB.astype(np.float32), "spans 0 to 255: expected [0, 1]"),
-        (np.full((4, 4), np.nan), "nan"),
-        (SMOOTH - 1e-3, "spans -0.001"),
-        (RGB.astype(np.int64), "int64"),
-        (RGB.transpose(2, 0, 1), "(3, 24, 40)"),
-        (np.zeros((2, 8, 8, 3), np.uint8), "(2, 8, 8, 3)"),
-        (np.zeros((0, 8, 3), np.uint8), "(0, 8, 3)"),
-        (np.uint8(3), "()"),
-        ("photo.jpg", "<U9"),
-        (torch.zeros(1, 3, 8, 8), "(1, 3, 8, 8)"),
-        (torch.zeros(24, 40, 3), "(24, 40, 3)"),
-        (PIL.Image.new("LAB", (8, 8)), "LAB"),
-        (PIL.Image.fromarray(np.full((4, 4), 70000, np.int32)), "int32"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_strange_arrays(array: object, words: str) -> None:
-    assert words in said(from_array, array)
-
-
-def test_strange_pixels() -> None:
-    image = from_array(SMOOTH)
-    assert "(63, 64, 3)" in said(image.with_pixels, SMOOTH[1:])
-    for value in (np.nan, np.inf):
-        assert "NaN or infinity" in said(image.with_pixels, np.full_like(SMOOTH, value))
 
 
 def test_libvips_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

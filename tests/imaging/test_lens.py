@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refusion.errors import DataError
-from refusion.lens import LENSES, SIGNS, Lens, condition, read_metadata
+from refusion.imaging.lens import LENSES, SIGNS, Lens, condition, read_metadata
 
 GOOD = "00001, Canon50mmf1.4BS, Sony50mmf16.0BS, 42"
 

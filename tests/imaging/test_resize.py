@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from refusion.resize import Enlarge, reduced
+from refusion.imaging.resize import Enlarge, reduced
 
 FACTORS = [2, 3, 4]
 

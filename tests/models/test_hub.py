@@ -10,9 +10,9 @@ import torch
 import yaml
 
 import refusion
-from refusion import hub
-from refusion.checkpoint import read_header, resolve
 from refusion.errors import CheckpointError, RefusionError
+from refusion.models import hub
+from refusion.models.checkpoint import read_header, resolve
 
 NAME = "somebody/shadow-removal"
 
@@ -42,14 +42,16 @@ def test_the_card_has_a_front_matter_and_says_what_ours_says(tmp_path: Path) -> 
     about = yaml.safe_load(front)
     assert about["library_name"] == "refusion"
     assert about["pipeline_tag"] == "image-to-image"
-    assert header.recipe.task in about["tags"]
+    assert header.card.task == "shadow removal"
+    assert header.card.task in about["tags"]
     for said in (header.card.summary, header.card.data, header.card.terms, header.card.limits):
         assert said
         assert said in body
     for name, value in header.card.metrics.items():
         assert f"| {name} | {value:g} |" in body
     recipe = body.split("```yaml\n")[1].split("```")[0]
-    assert recipe == header.recipe.to_yaml()
+    assert list(yaml.safe_load(recipe).items()) == list(header.recipe.items())
+    assert f"{header.parameters:,} parameters" in body
 
 
 @pytest.fixture

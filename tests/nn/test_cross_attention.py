@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from refusion.nn import scam
+from refusion.nn import cross_attention
+from refusion.nn.cross_attention import SCAM
 from refusion.nn.nafnet import ConditionalNAFNet
-from refusion.nn.scam import SCAM
 
 both_sizes = pytest.mark.parametrize("shrink", [1, 4])
 SMALL: dict[str, Any] = {"width": 4, "encoder": [1, 1], "middle": 1, "decoder": [1, 1]}
@@ -147,7 +147,7 @@ def test_chunks_change_memory_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spied)
     for scores, largest, calls in ((250, 200, 12), (100, 100, 24), (1, 100, 24), (2**24, 1200, 2)):
-        monkeypatch.setattr(scam, "SCORES", scores)
+        monkeypatch.setattr(cross_attention, "SCORES", scores)
         seen.clear()
         torch.testing.assert_close(module(x), whole, rtol=0, atol=1e-6)
         assert (max(seen), len(seen)) == (largest, calls)
@@ -204,8 +204,8 @@ def test_neither_width_nor_memory_format_is_lost(shrink: int) -> None:
 def test_stereo_says_what_it_needs() -> None:
     plain, stereo = ConditionalNAFNet(**SMALL), ConditionalNAFNet(**SMALL, stereo=True)
     assert ConditionalNAFNet(**SMALL, stereo=True, shrink=1).multiple == 4
-    assert (plain.views, plain.factor, plain.multiple) == (1, 4, 4)
-    assert (stereo.views, stereo.factor, stereo.multiple) == (2, 4, 16)
+    assert (plain.num_views, plain.factor, plain.multiple) == (1, 4, 4)
+    assert (stereo.num_views, stereo.factor, stereo.multiple) == (2, 4, 16)
 
 
 # The published words, written once more

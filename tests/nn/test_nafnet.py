@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from refusion.nn.local import local_mean
 from refusion.nn.nafnet import ConditionalNAFNet, NAFBlock
+from refusion.nn.pooling import local_mean
 
 SMALL: dict[str, Any] = {"width": 8, "encoder": [1, 1], "middle": 1, "decoder": [1, 1]}
 

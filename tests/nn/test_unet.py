@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refusion.nn.layers import LayerNorm, ResBlock
+from refusion.nn.network import Network
 from refusion.nn.unet import Attention, ConditionalUNet
-from refusion.tiling import Network, Tileable
 
 SHAPES: dict[str, dict[str, Any]] = {
     "published": {"width": 8, "multipliers": (2, 4)},
@@ -145,7 +145,7 @@ def test_a_block_without_a_time_is_one_whose_time_says_nothing() -> None:
 def test_it_is_a_network_that_cannot_be_tiled() -> None:
     network = alive(**SHAPES["published"])
     assert isinstance(network, Network)
-    assert not isinstance(network, Tileable)
+    assert network.reach is None
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,16 +11,20 @@ import torch
 from torch import Tensor
 
 import refusion
-from conftest import GOLDEN
-from refusion import checkpoint, cli, published
+from command import Run, here, run
+from refusion import published
+from refusion.diffusion.sde import MeanRevertingSDE
 from refusion.errors import CheckpointError
-from refusion.exporting import exported, to_published
-from refusion.image import from_array, read, write
-from refusion.importing import imported
-from refusion.recipe import parse
-from refusion.restorer import noise_source
-from refusion.sde import MeanRevertingSDE
+from refusion.imaging.arrays import from_array
+from refusion.imaging.formats import read, write
+from refusion.models import checkpoint
+from refusion.published.export import exported, to_published
+from refusion.published.import_ import imported
+from refusion.restoring.restorer import noise_source
+from refusion.training.recipe import parse
 from tiny import SMALLEST
+
+__all__ = ["here", "run"]  # fixtures
 
 State = dict[str, Tensor]
 NAF: dict[str, Any] = {"width": 4, "enc_blk_nums": [1], "middle_blk_num": 1, "dec_blk_nums": [1]}
@@ -64,34 +66,10 @@ def files(folder: Path, kind: str) -> list[Path]:
     return [folder / "g.pth", folder / "autoencoder.pth"]
 
 
-class Said(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Said]:
-    """`main` with the given words, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: object) -> Said:
-        with monkeypatch.context() as patch:
-            patch.setattr(cli, "app", partial(cli.app, [str(word) for word in words]))
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
-        said = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Said(ended.value.code, said.out, said.err)
-
-    return call
-
-
 # ---- what is published comes in
 
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 MANIFESTS = json.loads((GOLDEN / "manifests.json").read_text())
 NETWORKS = {f"{n['task']}-{n['sha']}-{n['phase']}": n for n in MANIFESTS["networks"]}
 DISTINCT = {(n["task"], n["sha"]): name for name, n in NETWORKS.items()}  # options for training come last
@@ -112,12 +90,12 @@ def test_every_manifest_is_imported(monkeypatch: pytest.MonkeyPatch, name: str) 
 
     monkeypatch.setattr(published, "read", empty)
     model = imported([str(i) for i in range(len(origins))], network["task"])
-    process, described = model.recipe.process, network["sde"]
+    process, described = model.spec.process, network["sde"]
     assert process.noise_level == pytest.approx(described["max_sigma"] / 255)
-    assert process.steps == model.recipe.sampling.steps == described["T"]
+    assert process.steps == model.spec.sampling.steps == described["T"]
     assert process.delta == described.get("eps", 0.04)
-    assert model.recipe.views == (2 if network["task"] == "stereo-sr" else 1)
-    assert model.recipe.enlarge.factor == (4 if network["task"].endswith("sr") else 1)
+    assert model.spec.views == (2 if network["task"] == "stereo-sr" else 1)
+    assert model.spec.enlarge.factor == (4 if network["task"].endswith("sr") else 1)
     parts = [model.restorer.network, *([model.restorer.codec] if partner else [])]
     for part, origin in zip(parts, origins, strict=True):
         shapes = {n: list(x.shape) for n, x in published.theirs(part).items()}
@@ -133,7 +111,8 @@ def fits(network: dict[str, Any], autoencoder: dict[str, Any]) -> bool:
 def test_a_model_is_saved_and_given_back_to_the_bit(tmp_path: Path, kind: str) -> None:
     found, task = files(tmp_path, kind), KINDS[kind][2]
     model = imported(found[::-1], task)
-    checkpoint.save(tmp_path / "model.safetensors", model.restorer, model.recipe, model.card)
+    assert model.card.task == KINDS[kind][1]["task"]
+    checkpoint.save(tmp_path / "model.safetensors", model.restorer, model.spec, model.card)
     for suffix in (".pth", ".safetensors"):
         out = tmp_path / "back" / f"g{suffix}"
         said = to_published(tmp_path / "model.safetensors", out)
@@ -144,7 +123,7 @@ def test_a_model_is_saved_and_given_back_to_the_bit(tmp_path: Path, kind: str) -
             assert suffix != ".pth" or list(before) == list(after)
             assert all(torch.equal(x, after[name]) for name, x in before.items())
     again = imported([tmp_path / "back" / path.name.replace("auto", "g-auto") for path in found], task)
-    assert again.recipe == model.recipe
+    assert again.spec == model.spec
 
 
 @torch.inference_mode()
@@ -183,15 +162,15 @@ def test_what_is_known_replaces_what_is_published(tmp_path: Path) -> None:
     model = imported(
         [file], "sisr", noise_level=0.1, steps=30, delta=0.01, enlarge=2, mode="bicubic", local=(8, 9)
     )
-    recipe = model.recipe
-    assert (recipe.process.noise_level, recipe.process.steps, recipe.process.delta) == (0.1, 30, 0.01)
-    assert (recipe.enlarge.factor, recipe.enlarge.mode) == (2, "bicubic")
-    assert recipe.sampling.steps == 30
-    assert getattr(recipe.network, "local", None) == (8, 9)
+    spec = model.spec
+    assert (spec.process.noise_level, spec.process.steps, spec.process.delta) == (0.1, 30, 0.01)
+    assert (spec.enlarge.factor, spec.enlarge.mode) == (2, "bicubic")
+    assert spec.sampling.steps == 30
+    assert spec.network.local == model.restorer.network.local == (8, 9)
     assert [note.split(",")[0] for note in model.notes[1:]] == ["schedule cosine", "long_skip false"]
     skipping = imported([file], "deraining", long_skip=True)
     assert skipping.restorer.network.long_skip
-    assert skipping.recipe.network.model_dump()["long_skip"]  # type: ignore[attr-defined]
+    assert skipping.spec.network.long_skip
 
 
 # ---- what does not
@@ -219,9 +198,9 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
         ([pixels, autoencoder], "deraining", {}, "deraining works on pixels.*: leave .*autoencoder.pth out"),
         ([network], "deraining", {}, "g.pth: 5 channels, and deraining sees pictures"),
         ([pixels, autoencoder], "latent-dehazing", {}, "g.pth: 3 channels, and latent-dehazing sees latents"),
-        ([pixels], "deraining", {"noise_level": 50.0}, "deraining: noise_level is 50.0"),
+        ([pixels], "deraining", {"noise_level": 50.0}, "g.pth: noise_level is 50.0: .*50/255"),
         ([pixels], "deraining", {"steps": 0}, "g.pth: process.steps is 0"),
-        ([pixels], "deraining", {"delta": 2.0}, "delta 2.0"),
+        ([pixels], "deraining", {"delta": 2.0}, "g.pth: delta 2.0"),
         ([pixels], "deraining", {"schedule": "cosin"}, "process.schedule is 'cosin'"),
         ([pixels], "sisr", {"mode": "linear"}, "enlarge.mode is 'linear'"),
         (
@@ -268,27 +247,32 @@ def test_a_wrong_file_fails_by_the_first_tensor_that_differs(tmp_path: Path) -> 
     [
         ({}, "prediction is clean, and published is noise"),
         (
-            {"prediction": "noise"},
+            {"model.prediction": "noise"},
             "codec is {'name': 'Pixels', 'factor': 2.* published are pixels and latents",
         ),
         (
-            {"prediction": "noise", "codec.factor": 1, "network.conditions": 2},
+            {"model.prediction": "noise", "model.codec.factor": 1, "model.network.conditions": 2},
             "network.conditions is 2, .* has 3",
         ),
         (
-            {"prediction": "noise", "codec.factor": 1, "network.stereo": True, "network.shrink": 1},
+            {
+                "model.prediction": "noise",
+                "model.codec.factor": 1,
+                "model.network.stereo": True,
+                "model.network.shrink": 1,
+            },
             "network.shrink is 1, .* has 4",
         ),
         (
-            {"prediction": "noise", "codec": {"name": "LatentUNet", "unshuffle": 1}},
+            {"model.prediction": "noise", "model.codec": {"name": "LatentUNet", "unshuffle": 1}},
             "codec normalises its latents",
         ),
     ],
 )
 def test_what_published_code_computes_otherwise_stays(changes: dict[str, Any], expected: str) -> None:
-    recipe = parse(SMALLEST, "test", changes)
+    spec = parse(SMALLEST, "test", changes).model
     with pytest.raises(CheckpointError, match=expected):
-        exported(recipe.build(), recipe)
+        exported(spec.build(), spec)
 
 
 def test_a_codec_of_other_arguments_stays() -> None:
@@ -300,19 +284,19 @@ def test_a_codec_of_other_arguments_stays() -> None:
         "latent_channels": 3,
         "skips": 1,
     }
-    recipe = parse(SMALLEST, "test", {"prediction": "noise", "codec": codec})
-    restorer = recipe.build()
+    spec = parse(SMALLEST, "test", {"model.prediction": "noise", "model.codec": codec}).model
+    restorer = spec.build()
     for name, value in published.AS_THEY_ARE.items():
         restorer.codec.get_buffer(name).fill_(value)
     with pytest.raises(CheckpointError, match=r"codec.skips is 1, and published UNet has None"):
-        exported(restorer, recipe)
+        exported(restorer, spec)
 
 
 # ---- on the command line
 
 
-def test_the_way_of_a_user(tmp_path: Path, run: Callable[..., Said]) -> None:
-    files(tmp_path, "latents")
+def test_the_way_of_a_user(here: Path, run: Run) -> None:
+    files(here, "latents")
     write(from_array(np.random.default_rng(0).random((21, 30, 3))), "photo.png")
     said = run("import", "g.pth", "--partner", "autoencoder.pth", "--noise-level", "30/255", "--steps", "6")
     assert (said.status, said.err) == (0, "")
@@ -339,8 +323,8 @@ def test_the_way_of_a_user(tmp_path: Path, run: Callable[..., Said]) -> None:
     assert refusion.load("folder", "cpu")
 
 
-def test_what_goes_wrong_is_one_line(tmp_path: Path, run: Callable[..., Said]) -> None:
-    files(tmp_path, "pixels")
+def test_what_goes_wrong_is_one_line(here: Path, run: Run) -> None:
+    files(here, "pixels")
     for words, expected in (
         (["import", "g.pth"], "refusion: g.pth: fits deblurring, .*; choose one with --task"),
         (["import", "g.pth", "--task", "sisr", "--noise-level", "x"], "refusion: noise_level is 'x': give"),

@@ -17,13 +17,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from refusion import published
+from refusion.diffusion.sampling import Step, euler_maruyama
+from refusion.diffusion.schedule import SCHEDULES, make_alphas
+from refusion.diffusion.sde import DenoisingSDE
 from refusion.errors import CheckpointError
-from refusion.nn import ConditionalNAFNet, LatentUNet
-from refusion.nn.local import local_mean
+from refusion.nn.nafnet import ConditionalNAFNet
+from refusion.nn.pooling import local_mean
 from refusion.nn.unet import ConditionalUNet
-from refusion.sampling import Step, euler_maruyama
-from refusion.schedule import RATES, make_alphas
-from refusion.sde import DenoisingSDE
+from refusion.restoring.latent_unet import LatentUNet
 
 State = dict[str, Tensor]
 Pool = Callable[[Tensor, int], Tensor]
@@ -782,7 +783,7 @@ LEVEL = 70 / 255
 
 
 @pytest.mark.parametrize("total", [100, 1000])
-@pytest.mark.parametrize("name", RATES)
+@pytest.mark.parametrize("name", SCHEDULES)
 def test_denoising_sde(name: str, total: int) -> None:
     """Its formulas, each from the tables of the literature."""
     i = torch.arange(total + 1, dtype=torch.float64)
@@ -799,7 +800,7 @@ def test_denoising_sde(name: str, total: int) -> None:
     dt = -math.log(0.04) / cumsum[-1]
     sigmas, bars = LEVEL * torch.sqrt(2 * thetas), LEVEL * torch.sqrt(1 - torch.exp(-2 * cumsum * dt))
 
-    sde = DenoisingSDE(make_alphas(RATES[name](i), 0.04), LEVEL)
+    sde = DenoisingSDE(make_alphas(SCHEDULES[name](i), 0.04), LEVEL)
     x0, x, eps, z = torch.rand(4, 1, 3, 4, 5, dtype=torch.float64)
     mu = torch.rand_like(x)  # of which nothing depends
     for t in (1, 2, total // 2, total):
@@ -817,4 +818,4 @@ def test_denoising_sde(name: str, total: int) -> None:
         torch.testing.assert_close(sde.posterior_mean(x, x0, mu, t, t - 1), best)
     for grey in (5, 15, 25, 50, 65):
         wanted = -math.log(1 - (grey / 255 / LEVEL) ** 2 + 1e-6) / (2 * dt)
-        assert sde.time(grey / 255) == max(1, int((cumsum - wanted).abs().argmin()))
+        assert sde.initial_time(grey / 255) == max(1, int((cumsum - wanted).abs().argmin()))

@@ -8,7 +8,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from refusion.codec import Codec, Pixels, Pyramid
+from refusion.errors import Notice, Report
+from refusion.restoring.codec import Codec, Pixels, Pyramid, codec_with_tiling
+from refusion.restoring.tiling import DEFAULT_MIN_TILE, TilingPolicy, ignore
+from restorers import said
 
 sides = st.integers(1, 40)
 seeds = st.integers(0, 99)
@@ -150,6 +153,60 @@ def test_the_curve_spans_the_range() -> None:
 def test_pixels_may_do_without_bounds() -> None:
     assert Pixels(2).bounds == (0, 1)
     assert Pixels(2, bounded=False).bounds is None
+
+
+# ---- tiles
+
+
+WHOLE = math.isqrt(300 * 200 - 1) + 1
+"""The least side of a square of no fewer pixels than 300 x 200."""
+
+
+class Hungry(Pixels):
+    """Says that it takes much memory, and what tiles it was asked for."""
+
+    working_bytes = 1000
+    asked: tuple[int, int] | None = None
+
+    def tiled(self, tile: int, smallest: int = DEFAULT_MIN_TILE, report: Report = ignore) -> Codec:
+        other = Hungry()
+        other.asked = (tile, smallest)
+        return other
+
+
+def chosen(free: int, tile: int | None = None, batch: int = 1, **policy: int) -> tuple[int, int] | None:
+    """Side and smallest side of the tiles for a picture of 300 x 200, None for the whole."""
+    codec, notices = Hungry(), list[Notice]()
+    given = picture(200, 300, batch=batch)
+    found = codec_with_tiling(codec, given, free, tile, TilingPolicy(**policy), notices.append)
+    assert isinstance(found, Hungry)
+    assert (found is codec) == (found.asked is None)
+    if found.asked is None:
+        assert notices == []
+    else:
+        side, gib = str(found.asked[0]), f"{free / 2**30:.1f}"
+        assert said(notices) == [("codec-tiled", "info", ["300", "200", side, gib])]
+    return found.asked
+
+
+def test_a_codec_is_tiled_where_half_of_the_free_bytes_do_not_hold_the_picture() -> None:
+    enough = 2 * 1000 * WHOLE**2
+    assert chosen(enough) is None
+    assert chosen(enough - 2) == (WHOLE - 1, 128)
+    assert chosen(enough, batch=2) == (math.isqrt(WHOLE**2 // 2), 128)
+    assert chosen(1) == (128, 128)
+
+
+def test_a_tile_that_is_given_decides_and_one_that_holds_the_picture_is_the_whole() -> None:
+    assert chosen(1, tile=WHOLE) is None
+    assert chosen(2**50, tile=WHOLE - 1) == (WHOLE - 1, 128)
+    assert chosen(2**50, tile=150) == (150, 128)
+
+
+def test_the_policy_says_how_small_and_how_large_tiles_of_a_picture_are() -> None:
+    assert chosen(1, min_tile=32) == (32, 32)
+    assert chosen(2**50, max_window_bytes=1000 * 64**2, min_tile=32) == (64, 32)
+    assert chosen(2**50, max_window_bytes=1000 * 300 * 300) is None
 
 
 # ---- errors

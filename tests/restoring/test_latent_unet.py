@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from refusion.nn import LatentUNet
+from refusion.errors import Notice
+from refusion.restoring.latent_unet import LatentUNet
+from restorers import said
 
 ROUNDING = 1e-4
 """Of float32 through the published shape; how much of it there is depends on the processor's kernels."""
@@ -187,10 +189,7 @@ def test_reach_covers_all_that_a_window_depends_on(shape: dict[str, Any]) -> Non
 
 
 def test_where_memory_ends_tiles_halve(monkeypatch: pytest.MonkeyPatch) -> None:
-    from refusion.nn import latent_unet
-
-    monkeypatch.setattr(latent_unet, "SMALLEST", 32)
-    codec, image = alive(width=4), picture(130, 200)
+    codec, image, notices = alive(width=4), picture(130, 200), list[Notice]()
     expected = codec.decode(*codec.encode(image))
     descend = codec.descend
 
@@ -200,8 +199,9 @@ def test_where_memory_ends_tiles_halve(monkeypatch: pytest.MonkeyPatch) -> None:
         return descend(window)
 
     monkeypatch.setattr(codec, "descend", narrow)
-    tiled = codec.tiled(200)
+    tiled = codec.tiled(200, 32, notices.append)
     torch.testing.assert_close(tiled.decode(*tiled.encode(image)), expected, rtol=0, atol=1e-5)
+    assert said(notices) == [("out-of-memory", "info", [side]) for side in ("100", "50", "32")]
     monkeypatch.setattr(codec, "ascend", lambda *_: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(MemoryError):
         tiled.decode(*tiled.encode(image))

@@ -6,8 +6,8 @@ import psutil
 import pytest
 import torch
 
-from refusion import memory
-from refusion.memory import free_memory
+from refusion.restoring import memory
+from refusion.restoring.memory import free_memory
 
 CPU = torch.device("cpu")
 

@@ -1,7 +1,8 @@
 """Tiles change memory, never the picture: geometry, margins, one set of statistics, the end of memory."""
 
-import logging
-from collections.abc import Callable, Iterator
+import dataclasses
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,23 +14,26 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from refusion import tiling
-from refusion.nn import ConditionalNAFNet, ConditionalUNet
-from refusion.tiling import (
-    Pool,
+from refusion.errors import Notice
+from refusion.nn.nafnet import ConditionalNAFNet
+from refusion.nn.network import Network
+from refusion.nn.pooling import Pool, whole_mean
+from refusion.nn.unet import ConditionalUNet
+from refusion.restoring.tiling import (
     TiledNetwork,
     Tiles,
+    TilingPolicy,
     Window,
-    fitting,
-    lacks_memory,
-    patches,
-    suited,
-    whole_mean,
+    is_oom,
     windows,
+    with_tiling,
 )
+from restorers import said
 
 SMALL: dict[str, Any] = {"width": 4, "encoder": (1, 1), "middle": 1, "decoder": (1, 1)}
-Say = Callable[..., Exception]
+POLICY = TilingPolicy()
+SMALL_PATCHES = TilingPolicy(patch=32)
+"""Statistics from 16 patches of 32, so that small states are large."""
 
 
 class Local(ConditionalNAFNet):
@@ -46,6 +50,18 @@ class Naive(ConditionalNAFNet):
         return super().forward(*args, **rest)
 
 
+class Whole(Network):
+    """A network that declares nothing, and does nothing."""
+
+    def embed(self, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        return t[:, None]
+
+    def forward(
+        self, x_t: Tensor, mu: Tensor, t: Tensor, embedding: Tensor | None = None, pool: Pool = whole_mean
+    ) -> Tensor:
+        return x_t
+
+
 def alive(kind: type[ConditionalNAFNet] = ConditionalNAFNet, **sizes: Any) -> ConditionalNAFNet:
     """A network in which every weight counts."""
     torch.manual_seed(1)
@@ -58,12 +74,6 @@ def alive(kind: type[ConditionalNAFNet] = ConditionalNAFNet, **sizes: Any) -> Co
 def states(height: int, width: int, batch: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     x_t, mu = torch.rand(2, batch, 3, height, width, generator=torch.Generator().manual_seed(2))
     return x_t, mu, torch.full((batch,), 50.0)
-
-
-@pytest.fixture
-def small_patches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Statistics from 16 patches of 32, so that small states are large."""
-    monkeypatch.setattr(tiling, "PATCH", 32)
 
 
 # ---- geometry
@@ -112,7 +122,7 @@ def test_a_window_over_a_factor_is_the_same_piece_of_what_is_reduced() -> None:
 @example(4000, 6000, 16)
 @example(100, 5000, 16)
 def test_patches_are_at_most_16_alike_inside_and_spread(height: int, width: int, multiple: int) -> None:
-    places = list(patches(height, width, multiple))
+    places = list(POLICY.patches(height, width, multiple))
     assert 1 <= len(places) <= 16
     assert len({(r.start, c.start) for r, c in places}) == len(places)
     for rows, columns in places:
@@ -155,7 +165,7 @@ def test_bands_are_as_wide_as_the_picture_and_take_no_more_than_a_tile(
 def test_a_fitting_window_takes_half_of_the_free_memory_and_little_at_most(
     working_bytes: int, free: int, margin: int
 ) -> None:
-    side = fitting(working_bytes, free, margin)
+    side = POLICY.max_tile_side(working_bytes, free, margin)
     room = min(free / 2, 2**30)
     assert side == 1 or (side + 2 * margin) ** 2 * working_bytes <= room
     assert (side + 1 + 2 * margin) ** 2 * working_bytes > room
@@ -236,16 +246,14 @@ def test_where_the_patches_are_the_picture_tiles_are_the_whole() -> None:
     torch.testing.assert_close(TiledNetwork(network, 40)(*given), network(*given), rtol=0, atol=1e-4)
 
 
-@pytest.mark.usefixtures("small_patches")
 def test_the_result_does_not_depend_on_the_tile() -> None:
     network, given = alive(), states(150, 203)
-    results = [TiledNetwork(network, tile)(*given) for tile in (32, 50, 120, 1000)]
+    results = [TiledNetwork(network, tile, SMALL_PATCHES)(*given) for tile in (32, 50, 120, 1000)]
     for result in results[1:]:
         torch.testing.assert_close(result, results[0], rtol=0, atol=1e-4)
     assert (results[0] - network(*given)).abs().max() > 1e-3  # the statistics are those of patches
 
 
-@pytest.mark.usefixtures("small_patches")
 def test_every_tile_is_given_what_all_patches_were_given_together() -> None:
     taken: list[list[Tensor]] = []
 
@@ -259,7 +267,7 @@ def test_every_tile_is_given_what_all_patches_were_given_together() -> None:
 
             return super().forward(*args, pool=spied, **rest)
 
-    TiledNetwork(alive(Spied), 64)(*states(100, 180))
+    TiledNetwork(alive(Spied), 64, SMALL_PATCHES)(*states(100, 180))
     patches_got, *tiles_got = taken
     assert len(tiles_got) == 6
     assert [mean.shape for mean in patches_got] == [(15, c, 1, 1) for c in (4, 8, 16, 8, 4)]
@@ -298,24 +306,25 @@ def jumps(x: Tensor, tile: int, multiple: int) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("name", ["constant", "gradient", "checkerboard", "photograph"])
-@pytest.mark.usefixtures("small_patches")
 def test_no_seam(name: str) -> None:
     """What tiles change is as smooth over their borders as elsewhere; with a mean for each tile they show."""
     mu = dict(scenes())[name]
     given, tile = (mu, mu, torch.full((1,), 50.0)), 70
     whole = alive()(*given)
-    at_border, elsewhere = jumps(TiledNetwork(alive(), tile)(*given) - whole, tile, 4)
+    at_border, elsewhere = jumps(TiledNetwork(alive(), tile, SMALL_PATCHES)(*given) - whole, tile, 4)
     assert at_border <= elsewhere + 1e-6
     if name in ("gradient", "photograph"):  # whose parts have different means
-        assert jumps(TiledNetwork(alive(Naive), tile)(*given) - whole, tile, 4)[0] > 10 * at_border
+        assert (
+            jumps(TiledNetwork(alive(Naive), tile, SMALL_PATCHES)(*given) - whole, tile, 4)[0]
+            > 10 * at_border
+        )
 
 
-@pytest.mark.usefixtures("small_patches")
 def test_a_batch_is_each_and_an_embedding_given_is_the_time_given() -> None:
     network = alive()
     x_t, mu, _ = states(40, 150, batch=3)
     t = torch.tensor([1.0, 50.0, 100.0])
-    tiled = TiledNetwork(network, 64)
+    tiled = TiledNetwork(network, 64, SMALL_PATCHES)
     together = tiled(x_t, mu, t, tiled.embed(t))
     for i in range(3):
         one = slice(i, i + 1)
@@ -348,18 +357,18 @@ def test_of_two_views_each_has_its_own_statistics() -> None:
     torch.testing.assert_close(TiledNetwork(network, 40)(*given), network(*given), rtol=0, atol=1e-4)
 
 
-@pytest.mark.usefixtures("small_patches")
 def test_the_result_of_two_views_does_not_depend_on_the_tile_or_on_other_scenes() -> None:
     network, (x_t, mu, _) = alive(stereo=True), states(150, 203, batch=4)
     given = (x_t, mu, torch.tensor([1.0, 1.0, 50.0, 50.0]))
-    results = [TiledNetwork(network, tile)(*given) for tile in (20, 90, 1000)]
-    results.append(torch.cat([TiledNetwork(network, 90)(*(x[i : i + 2] for x in given)) for i in (0, 2)]))
+    results = [TiledNetwork(network, tile, SMALL_PATCHES)(*given) for tile in (20, 90, 1000)]
+    results.append(
+        torch.cat([TiledNetwork(network, 90, SMALL_PATCHES)(*(x[i : i + 2] for x in given)) for i in (0, 2)])
+    )
     for result in results[1:]:
         torch.testing.assert_close(result, results[0], rtol=0, atol=1e-4)
     assert (results[0] - network(*given)).abs().max() > 1e-3  # the statistics are those of patches
 
 
-@pytest.mark.usefixtures("small_patches")
 def test_windows_of_two_views_are_bands_of_full_width_and_patches_hold_both_at_one_place() -> None:
     shapes, patched = [], []
 
@@ -370,8 +379,8 @@ def test_windows_of_two_views_are_bands_of_full_width_and_patches_hold_both_at_o
             return super().forward(x_t, *args, **rest)
 
     x_t, mu, t = states(150, 200, batch=2)
-    TiledNetwork(alive(Spied, stereo=True), 100)(x_t, mu, t)
-    places = list(patches(150, 200, 16))
+    TiledNetwork(alive(Spied, stereo=True), 100, SMALL_PATCHES)(x_t, mu, t)
+    places = list(SMALL_PATCHES.patches(150, 200, 16))
     assert shapes == [(2 * len(places), 3, 32, 32), *((2, 3, rows, 200) for rows in (80, 112, 96, 48))]
     for (rows, columns), views in zip(places, patched[0].split(2), strict=True):
         assert torch.equal(views, x_t[..., rows, columns])
@@ -383,11 +392,12 @@ def test_a_view_without_the_other_is_an_error_in_tiles_too(count: int) -> None:
         TiledNetwork(alive(stereo=True), 40)(*states(40, 50, batch=count))
 
 
-def test_a_network_that_says_nothing_of_views_or_conditions_is_given_one_picture_and_the_time() -> None:
-    class Silent(nn.Module):
-        multiple, reach, working_bytes = 1, 1, 8
+def test_a_network_that_declares_no_views_or_conditions_is_given_one_picture_and_the_time() -> None:
+    class Plain(Network):
+        reach, working_bytes = 1, 8
 
-        def embed(self, t: Tensor) -> Tensor:
+        def embed(self, t: Tensor, condition: Tensor | None = None) -> Tensor:
+            assert condition is None
             return t[:, None]
 
         def forward(
@@ -402,8 +412,8 @@ def test_a_network_that_says_nothing_of_views_or_conditions_is_given_one_picture
             return F.avg_pool2d(x_t, 3, 1, 1) * embedding[:, :, None, None] + pool(mu)
 
     x_t, mu, t = states(50, 60, batch=3)
-    whole = Silent()(x_t, mu, t, t[:, None])
-    tiled = TiledNetwork(Silent(), 20)  # type: ignore[arg-type]
+    whole = Plain()(x_t, mu, t, t[:, None])
+    tiled = TiledNetwork(Plain(), 20)
     torch.testing.assert_close(tiled(x_t, mu, t), whole, rtol=0, atol=1e-4)
 
 
@@ -420,9 +430,9 @@ def test_conditions_are_embedded_with_the_time() -> None:
 def test_the_tile_of_two_views_has_room_for_both() -> None:
     plain, stereo = alive(width=64), alive(width=64, stereo=True)
     state = torch.empty(2, 3, 2000, 3000, device="meta")
-    tiled = suited(stereo, state, None, 2**40)
+    tiled = with_tiling(stereo, state, 2**40)
     assert isinstance(tiled, TiledNetwork)
-    assert tiled.tiles.side == fitting(2 * plain.working_bytes, 2**31, 64)
+    assert tiled.tiles.side == POLICY.max_tile_side(2 * plain.working_bytes, 2**31, 64)
 
 
 # ---- the end of memory
@@ -453,31 +463,24 @@ class Narrow(ConditionalNAFNet):
 
 
 @pytest.mark.parametrize("end", ENDS, ids=repr)
-@pytest.mark.usefixtures("small_patches")
-def test_where_memory_ends_tiles_halve_and_stay_so(
-    end: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(tiling, "SMALLEST_OF_STATE", 20)
-    given = states(100, 180)
-    expected = TiledNetwork(alive(), 40)(*given)
+def test_where_memory_ends_tiles_halve_and_stay_so(end: Exception) -> None:
+    given, notices = states(100, 180), list[Notice]()
+    expected = TiledNetwork(alive(), 40, SMALL_PATCHES)(*given)
     narrow = alive(Narrow)
     assert isinstance(narrow, Narrow)
     narrow.room, narrow.end = 70 * 70, end
-    tiled = TiledNetwork(narrow, 160)
-    with caplog.at_level(logging.INFO, "refusion"):
-        torch.testing.assert_close(tiled(*given), expected, rtol=0, atol=1e-4)
-        tiled(*given)
-    assert caplog.messages == [f"out of memory: going on in tiles of {side}" for side in (80, 40)]
+    tiled = TiledNetwork(narrow, 160, TilingPolicy(patch=32, min_state_tile=20), notices.append)
+    torch.testing.assert_close(tiled(*given), expected, rtol=0, atol=1e-4)
+    tiled(*given)
+    assert said(notices) == [("out-of-memory", "info", [side]) for side in ("80", "40")]
     assert tiled.tiles.side == 40
 
 
-@pytest.mark.usefixtures("small_patches")
-def test_the_smallest_tiles_without_memory_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiling, "SMALLEST_OF_STATE", 50)
+def test_the_smallest_tiles_without_memory_are_an_error() -> None:
     narrow = alive(Narrow)
     assert isinstance(narrow, Narrow)
     narrow.room, narrow.end = 10, ENDS[2]
-    tiled = TiledNetwork(narrow, 160)
+    tiled = TiledNetwork(narrow, 160, TilingPolicy(patch=32, min_state_tile=50))
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         tiled(*states(100, 180))
     assert tiled.tiles.side == 50
@@ -493,20 +496,21 @@ def test_other_faults_are_raised_at_once() -> None:
     with pytest.raises(RuntimeError, match="sizes must match"):
         Tiles(64, 8).sweep((100, 100), 0, 1, work)
     assert len(calls) == 1
-    assert not lacks_memory(ValueError("out of range"))
+    assert not is_oom(ValueError("out of range"))
 
 
 # ---- which states are tiled
 
 
-def test_networks_that_do_not_say_what_reaches_a_tile_are_whole() -> None:
+def test_networks_that_declare_no_reach_are_whole_however_large() -> None:
     large = torch.empty(1, 3, 2000, 3000, device="meta")
     with torch.device("meta"):
         for network in (
             ConditionalNAFNet(**SMALL, local=(64, 64)),
             ConditionalUNet(width=4, multipliers=(1, 2)),
+            Whole(),
         ):
-            assert suited(network, large, 512, 0) is network
+            assert with_tiling(network, large, 0, 512) is network
 
 
 @pytest.mark.parametrize("free", [1, 2**50])
@@ -514,10 +518,10 @@ def test_small_states_are_whole_and_large_ones_are_tiled_whatever_is_free(free: 
     network = alive()
     with torch.device("meta"):
         small, large = torch.empty(1, 3, 512, 512), torch.empty(1, 3, 725, 725)
-    assert suited(network, small, None, free) is network
-    assert suited(network, small, 128, free) is network
-    assert isinstance(suited(network, large, None, free), TiledNetwork)
-    assert isinstance(suited(network, large, 4096, free), TiledNetwork)
+    assert with_tiling(network, small, free) is network
+    assert with_tiling(network, small, free, 128) is network
+    assert isinstance(with_tiling(network, large, free), TiledNetwork)
+    assert isinstance(with_tiling(network, large, free, 4096), TiledNetwork)
 
 
 def test_between_them_memory_decides_with_a_reserve_or_the_given_tile() -> None:
@@ -525,47 +529,94 @@ def test_between_them_memory_decides_with_a_reserve_or_the_given_tile() -> None:
     with torch.device("meta"):
         states = torch.empty(2, 3, 700, 700)
     need = 2 * 700 * 700 * network.working_bytes
-    assert suited(network, states, None, 2 * need) is network
-    assert isinstance(suited(network, states, None, 2 * need - 2), TiledNetwork)
-    assert isinstance(suited(network, states, 300, 2 * need), TiledNetwork)
+    assert with_tiling(network, states, 2 * need) is network
+    assert isinstance(with_tiling(network, states, 2 * need - 2), TiledNetwork)
+    assert isinstance(with_tiling(network, states, 2 * need, 300), TiledNetwork)
 
 
 def test_networks_that_cannot_be_tiled_restore_what_is_not_large() -> None:
-    class Plain(nn.Module):
-        def embed(self, t: Tensor) -> Tensor:
-            return t[:, None]
-
-    network = Plain()
-    assert suited(network, torch.empty(1, 3, 512, 512, device="meta"), None, 1) is network
+    network = Whole()
+    assert with_tiling(network, torch.empty(1, 3, 512, 512, device="meta"), 1) is network
 
 
-def test_the_tile_is_what_fits_or_what_is_given(caplog: pytest.LogCaptureFixture) -> None:
-    network = alive(width=64)
+def test_the_tile_is_what_fits_or_what_is_given() -> None:
+    network, notices = alive(width=64), list[Notice]()
     state = torch.empty(1, 3, 2000, 3000, device="meta")
     sides = []
-    with caplog.at_level(logging.INFO, "refusion"):
-        for tile, free in ((None, 2**40), (None, 2**30), (None, 2**20), (700, 2**20), (10, 2**40)):
-            tiled = suited(network, state, tile, free)
-            assert isinstance(tiled, TiledNetwork)
-            sides.append(tiled.tiles.side)
+    for tile, free in ((None, 2**40), (None, 2**30), (None, 2**20), (700, 2**20), (10, 2**40)):
+        tiled = with_tiling(network, state, free, tile, report=notices.append)
+        assert isinstance(tiled, TiledNetwork)
+        sides.append(tiled.tiles.side)
     assert sides == [
-        fitting(network.working_bytes, 2**31, 64),
-        fitting(network.working_bytes, 2**30, 64),
+        POLICY.max_tile_side(network.working_bytes, 2**31, 64),
+        POLICY.max_tile_side(network.working_bytes, 2**30, 64),
         256,
         700,
         256,
     ]
     assert sides[0] > sides[1] > 256
-    assert caplog.messages[1] == f"state of 3000x2000: tiles of {sides[1]}, 1.0 GiB free"
+    gibs = ("1024.0", "1.0", "0.0", "0.0", "1024.0")
+    assert said(notices) == [
+        ("network-tiled", "info", ["3000", "2000", str(side), gib])
+        for side, gib in zip(sides, gibs, strict=True)
+    ]
 
 
-@pytest.mark.usefixtures("small_patches")
 @pytest.mark.parametrize("height", [100, 150])
 def test_memory_and_tile_do_not_change_what_two_views_become(height: int) -> None:
     """Of whatever height, also one that bands fill up with other rows than the whole."""
     network, (x_t, mu, t) = alive(stereo=True), states(height, 203, batch=2)
     results = [
-        suited(network, x_t, tile, free)(x_t, mu, t) for tile, free in ((None, 2**40), (None, 0), (70, 2**40))
+        with_tiling(network, x_t, free, tile, SMALL_PATCHES)(x_t, mu, t)
+        for free, tile in ((2**40, None), (0, None), (2**40, 70))
     ]
     for result in results[1:]:
         torch.testing.assert_close(result, results[0], rtol=0, atol=1e-4)
+
+
+# ---- the policy
+
+
+def test_a_policy_is_a_value() -> None:
+    assert TilingPolicy() == TilingPolicy(max_whole=2**19, patch=128, max_patches=16)
+    assert len({TilingPolicy(), TilingPolicy(), TilingPolicy(patch=32)}) == 2
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TilingPolicy().patch = 32  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("max_whole", [100 * 120 - 1, 100 * 120])
+def test_the_policy_says_how_large_a_whole_state_may_be(max_whole: int) -> None:
+    policy = TilingPolicy(max_whole=max_whole, patch=16, max_patches=4)
+    network, state = alive(), torch.empty(1, 3, 100, 120, device="meta")
+    chosen = with_tiling(network, state, 2**40, policy=policy)
+    assert isinstance(chosen, TiledNetwork) == (max_whole < 100 * 120)
+
+
+@pytest.mark.parametrize(("patch", "tiled"), [(16, True), (32, False)])
+def test_what_its_patches_cover_is_never_tiled(patch: int, tiled: bool) -> None:
+    policy = TilingPolicy(max_whole=1, patch=patch, max_patches=4)
+    network, state = alive(), torch.empty(1, 3, 64, 64, device="meta")
+    assert isinstance(with_tiling(network, state, 1, 16, policy), TiledNetwork) == tiled
+
+
+def test_the_policy_bounds_margins_windows_and_tiles() -> None:
+    policy = TilingPolicy(
+        max_whole=1, patch=16, max_patches=4, max_margin=5, min_state_tile=20, max_window_bytes=2**20
+    )
+    network, state = alive(), torch.empty(1, 3, 2000, 3000, device="meta")
+    assert network.reach == 12
+    sides = []
+    for free, tile in ((2**40, None), (1, None), (1, 10), (1, 30)):
+        tiled = with_tiling(network, state, free, tile, policy)
+        assert isinstance(tiled, TiledNetwork)
+        assert tiled.margin == 5
+        sides.append(tiled.tiles.side)
+    assert sides == [math.isqrt(2**20 // network.working_bytes) - 10, 20, 20, 30]
+    assert len(list(policy.patches(2000, 3000, 4))) <= 4
+
+
+def test_a_tiled_network_declares_what_the_network_does() -> None:
+    for network in (alive(stereo=True), alive(conditions=3), alive(conditional=False)):
+        tiled = TiledNetwork(network, 40)
+        for name in ("num_views", "num_conditions", "conditional", "multiple"):
+            assert getattr(tiled, name) == getattr(network, name), name

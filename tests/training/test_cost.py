@@ -6,19 +6,17 @@ from typing import Any
 
 import pytest
 
-from refusion.cost import Cost, cost
-from refusion.recipe import Recipe, parse
+from refusion.training.cost import Cost, cost
+from refusion.training.recipe import Recipe, parse
+from tiny import SMALLEST
 
 
 def recipe(**overrides: Any) -> Recipe:
     given = {name.replace("__", "."): value for name, value in overrides.items()}
     return parse(
         {
-            "task": "test",
-            "network": {"name": "ConditionalNAFNet", "width": 8, "encoder": [1], "middle": 1, "decoder": [1]},
-            "codec": {"name": "Pixels", "factor": 2},
-            "process": {"noise_level": "50/255"},
-            "prediction": "clean",
+            **SMALLEST,
+            "model": {**SMALLEST["model"], "network": {**SMALLEST["model"]["network"], "width": 8}},
             "data": {"patch": [32, 32]},
             "training": {"batch": 2},
         },
@@ -27,11 +25,13 @@ def recipe(**overrides: Any) -> Recipe:
     )
 
 
-@pytest.mark.parametrize("network", [{}, {"network__encoder": [2, 1], "network__decoder": [1, 3]}])
+@pytest.mark.parametrize(
+    "network", [{}, {"model__network__encoder": [2, 1], "model__network__decoder": [1, 3]}]
+)
 @pytest.mark.parametrize("codec", [{"name": "Pixels"}, {"name": "Pyramid", "longest_side": 16}])
 def test_parameters_are_counted(network: dict[str, Any], codec: dict[str, Any]) -> None:
-    described = recipe(codec=codec, **network)
-    real = sum(p.numel() for p in described.build().network.parameters())
+    described = recipe(model__codec=codec, **network)
+    real = sum(p.numel() for p in described.model.build().network.parameters())
     assert cost(described).parameters == real
 
 
@@ -48,7 +48,7 @@ def test_work_is_counted_as_by_hand() -> None:
     ends = 9 * (24 * 8 + 8 * 12)
     block = (2 + 1 + 2 + 1) * 8 * 8 + 9 * 16
     once = 8 * 64 + 32 * 32 + 16 * 32 + 8 * 8  # the time, its modulation, the channel attention
-    assert cost(recipe(network=flat)).macs == 16 * 16 * (ends + block) + once
+    assert cost(recipe(model__network=flat)).macs == 16 * 16 * (ends + block) + once
 
 
 def test_work_is_of_one_sample_and_memory_of_a_batch() -> None:
@@ -61,12 +61,15 @@ def test_work_is_of_one_sample_and_memory_of_a_batch() -> None:
 
 def test_a_pyramid_costs_the_same_for_every_size() -> None:
     codec = {"name": "Pyramid", "longest_side": 16, "factor": 2}
-    assert cost(recipe(codec=codec)).macs == cost(recipe(codec=codec, data__patch=[2048, 2048])).macs
+    assert (
+        cost(recipe(model__codec=codec)).macs
+        == cost(recipe(model__codec=codec, data__patch=[2048, 2048])).macs
+    )
 
 
 def test_a_huge_network_takes_no_memory() -> None:
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-    counted = cost(recipe(network__width=2048, data__patch=[4096, 4096], training__batch=64))
+    counted = cost(recipe(model__network__width=2048, data__patch=[4096, 4096], training__batch=64))
     assert time.perf_counter() - start < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300e3  # KiB
     assert counted.parameters > 1e8
@@ -88,15 +91,15 @@ LATENT = {"name": "LatentUNet", "latent_channels": 4, "width": 8, "multipliers":
 
 
 def test_the_weights_of_the_codec_count() -> None:
-    made = recipe(codec=LATENT).build()
+    made = recipe(model__codec=LATENT).model.build()
     codec, network = (sum(p.numel() for p in m.parameters()) for m in (made.codec, made.network))
     assert codec > 0
-    assert cost(recipe(codec=LATENT)).parameters == codec + network
+    assert cost(recipe(model__codec=LATENT)).parameters == codec + network
 
 
 def test_a_codec_without_weights_does_no_work() -> None:
     for codec in ({"name": "Pixels"}, {"name": "Pyramid", "longest_side": 16}):
-        assert cost(recipe(codec=codec)).codec_macs == 0
+        assert cost(recipe(model__codec=codec)).codec_macs == 0
 
 
 def test_the_work_of_a_codec_is_counted_as_by_hand() -> None:
@@ -105,17 +108,17 @@ def test_the_work_of_a_codec_is_counted_as_by_hand() -> None:
     ends = 9 * (12 * 8 + 8 * 12)
     levels = 9 * (4 * 2 * 8 * 8 + 2 * 8 * 8)
     latent = 2 * 8 * 4
-    counted = cost(recipe(codec=flat))
+    counted = cost(recipe(model__codec=flat))
     assert counted.codec_macs == 16 * 16 * (ends + levels + latent)
-    assert cost(recipe(codec=flat, training__batch=5)).codec_macs == counted.codec_macs
-    assert cost(recipe(codec=flat, data__patch=[32, 96])).codec_macs == 3 * counted.codec_macs
+    assert cost(recipe(model__codec=flat, training__batch=5)).codec_macs == counted.codec_macs
+    assert cost(recipe(model__codec=flat, data__patch=[32, 96])).codec_macs == 3 * counted.codec_macs
 
 
 def stages(first: int, second: int, width: int = 8, **more: object) -> Cost:
     """With patches of these sides in the two stages."""
     patches = {"codec_training__patch": [first, first], "data__patch": [second, second]}
     one = {"codec_training__batch": 1, "training__batch": 1}
-    return cost(recipe(codec={**LATENT, "width": width, "skips": 0}, **patches, **one, **more))
+    return cost(recipe(model__codec={**LATENT, "width": width, "skips": 0}, **patches, **one, **more))
 
 
 def test_memory_is_that_of_the_larger_stage() -> None:
@@ -140,8 +143,10 @@ def test_the_first_stage_of_a_codec_without_weights_costs_nothing() -> None:
 
 def test_a_tuned_decoder_keeps_what_decoding_needs_and_nothing_of_the_network() -> None:
     sizes = {"data__patch": [256, 256], "codec_training__patch": [32, 32], "codec_training__batch": 1}
-    plain = cost(recipe(codec=LATENT, **sizes))
+    plain = cost(recipe(model__codec=LATENT, **sizes))
     sizes["training__compare"] = "picture"
-    decoded, tuned = (cost(recipe(codec=LATENT, training__tune=z, **sizes)) for z in ("network", "decoder"))
+    decoded, tuned = (
+        cost(recipe(model__codec=LATENT, training__tune=z, **sizes)) for z in ("network", "decoder")
+    )
     assert max(plain.memory, tuned.memory) < decoded.memory
     assert plain.macs == decoded.macs == tuned.macs

@@ -1,5 +1,7 @@
 """A recipe says everything once: it survives YAML, and what it does not know is one line of error."""
 
+import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +9,12 @@ import pytest
 import torch
 import yaml
 
-from refusion.cost import cost
-from refusion.degradation import Haze
+from refusion.data.degradation import Haze
 from refusion.errors import RecipeError
-from refusion.recipe import Recipe, load_yaml, parse
+from refusion.training.cost import cost
+from refusion.training.recipe import Recipe, load_yaml, parse, resolve
 from tiny import SMALLEST
 
-ROOT = Path(__file__).parents[1]
 TINY = SMALLEST
 LATENT: dict[str, Any] = {
     "name": "LatentUNet",
@@ -28,10 +29,11 @@ HAZE = {"name": "Haze", "thin": 0.1, "thick": 3.5, "uneven": 0.5, "dim": 0.6, "t
 
 
 def said(*overrides: tuple[str, object], values: dict[str, Any] = TINY) -> str:
-    """The one line with which a recipe is refused, read or built."""
-    with pytest.raises(RecipeError) as caught, torch.device("meta"):
-        parse(values, "my.yaml", dict(overrides)).build()
+    """The one line with which a recipe is refused."""
+    with pytest.raises(RecipeError) as caught:
+        parse(values, "my.yaml", dict(overrides))
     message = str(caught.value)
+    assert message.startswith("my.yaml: ")
     assert "\n" not in message
     assert len(message) < 500
     return message
@@ -45,13 +47,13 @@ def test_yaml_gives_the_same_recipe_again(tmp_path: Path) -> None:
         TINY,
         "test",
         {
-            "network.long_skip": True,
-            "codec": {"name": "Pyramid", "longest_side": 64, "dark": 0.1},
+            "model.network.long_skip": True,
+            "model.codec": {"name": "Pyramid", "longest_side": 64, "dark": 0.1},
             "data.augment.flip": 0.25,
             "data.scenes": ["a", "b"],
             "training.learning_rate": 1e-5,
             "training.betas": [0.8, 0.999],
-            "sampling": {"sampler": "posterior", "eta": 0.5, "steps": 3, "seed": 7},
+            "model.sampling": {"sampler": "posterior", "eta": 0.5, "steps": 3, "seed": 7},
         },
     )
     file = tmp_path / "again.yaml"
@@ -80,7 +82,7 @@ def test_yaml_gives_a_latent_recipe_again(tmp_path: Path, skips: int | None) -> 
         TINY,
         "test",
         {
-            "codec": {**LATENT, "skips": skips},
+            "model.codec": {**LATENT, "skips": skips},
             "data": {"degradation": HAZE, "augment": augment},
             "codec_training": codec_training,
         },
@@ -89,24 +91,24 @@ def test_yaml_gives_a_latent_recipe_again(tmp_path: Path, skips: int | None) -> 
     file.write_text(described.to_yaml())
     assert load_yaml(file) == described
     written = yaml.safe_load(file.read_text())
-    assert written["codec"] == {**LATENT, "skips": skips}
+    assert written["model"]["codec"] == {**LATENT, "skips": skips}
     assert written["data"]["degradation"] == HAZE
     assert written["codec_training"].items() >= codec_training.items()
     assert written["data"]["augment"].items() >= augment.items()
 
 
 def test_the_defaults_of_a_latent_recipe_are_those_of_the_class() -> None:
-    described = parse(TINY, "test", {"codec": {"name": "LatentUNet"}})
+    described = parse(TINY, "test", {"model.codec": {"name": "LatentUNet"}})
     again = parse(yaml.safe_load(described.to_yaml()), "again")
     assert again == described
-    made = again.build().codec
+    made = again.model.build().codec
     assert (made.channels, made.skips, made.factor) == (8, 2, 8)
 
 
 def test_parsing_leaves_its_values_alone() -> None:
     given = {**TINY, "data": {"augment": {"flip": 0.5}}}
     values = yaml.safe_load(yaml.safe_dump(given))
-    parse(values, "test", {"network.width": 8, "data.augment.flip": 0.1, "training.steps": 3})
+    parse(values, "test", {"model.network.width": 8, "data.augment.flip": 0.1, "training.steps": 3})
     assert values == given
 
 
@@ -119,12 +121,12 @@ def test_a_recipe_is_frozen() -> None:
 def test_a_recipe_is_built_and_counted_at_its_full_size(subtests: pytest.Subtests) -> None:
     """One of each kind; `test_recipes` has all of them, made small."""
     for name in ("shadow-removal", "dehazing", "stereo-super-resolution", "bokeh"):
-        file = ROOT / "recipes" / f"{name}.yaml"
+        file = resolve(name)
         with subtests.test(file.name):
             described = load_yaml(file)
             with torch.device("meta"):
-                restorer = described.build()
-            assert restorer.sde.steps >= described.sampling.steps
+                restorer = described.model.build()
+            assert restorer.sde.steps >= described.model.sampling.steps
             counted = cost(described)
             modules = (restorer.network, restorer.codec)
             assert counted.parameters == sum(p.numel() for m in modules for p in m.parameters())
@@ -133,9 +135,8 @@ def test_a_recipe_is_built_and_counted_at_its_full_size(subtests: pytest.Subtest
 
 
 def test_a_recipe_builds_what_it_says() -> None:
-    made = parse(
-        TINY, "test", {"process.schedule": "linear", "process.steps": 7, "sampling.steps": 2}
-    ).build()
+    process = {"model.process.schedule": "linear", "model.process.steps": 7}
+    made = parse(TINY, "test", {**process, "model.sampling.steps": 2}).model.build()
     assert (made.sde.steps, made.sampling.steps, made.codec.channels) == (7, 2, 12)
     assert made.sde.noise_level == pytest.approx(50 / 255)
     assert made.sde.alphas[-1].item() == pytest.approx(0.005)
@@ -143,12 +144,12 @@ def test_a_recipe_builds_what_it_says() -> None:
 
 
 def test_a_latent_recipe_builds_what_it_says() -> None:
-    made = parse(TINY, "test", {"codec": LATENT}).build()
+    made = parse(TINY, "test", {"model.codec": LATENT}).model.build()
     assert (made.codec.channels, made.codec.factor, made.codec.skips) == (5, 8, 1)
     assert made.network.intro.weight.shape == (4, 10, 3, 3)
     assert made.codec.init_conv.weight.shape == (12, 12, 3, 3)
     assert any("to_qkv" in name for name in made.codec.state_dict())
-    plain = parse(TINY, "test", {"codec": {**LATENT, "attention": False}}).build()
+    plain = parse(TINY, "test", {"model.codec": {**LATENT, "attention": False}}).model.build()
     assert not any("to_qkv" in name for name in plain.codec.state_dict())
 
 
@@ -160,22 +161,40 @@ def test_haze_is_what_the_recipe_says() -> None:
     assert parse(TINY, "test").data.degradation is None
 
 
+# ---- provenance
+
+
+def test_provenance_tells_all_but_the_card_and_the_folders() -> None:
+    card = {"summary": "Of somebody.", "terms": "secret", "metrics": {"psnr": 30.5}}
+    data = {"folder": "/home/somebody", "scenes": ["/home/somebody/holiday"], "patch": [8, 4]}
+    described = parse({**TINY, "card": card, "data": data}, "test", {"data.degradation": HAZE})
+    told = described.provenance()
+    assert "somebody" not in json.dumps(told)
+    assert "secret" not in json.dumps(told)
+    whole = json.loads(json.dumps(described.model_dump(mode="json")))
+    del whole["card"]
+    whole["data"] |= {"folder": "", "scenes": []}
+    assert json.loads(json.dumps(told)) == whole
+    again = parse(told, "again")
+    assert (again.model, again.training, again.data.patch) == (described.model, described.training, (8, 4))
+
+
 # ---- values
 
 
 @pytest.mark.parametrize("written", ["50/255", 50 / 255, "0.19607843137254902"])
 def test_the_noise_level_may_be_a_fraction(written: object) -> None:
-    assert parse(TINY, "test", {"process.noise_level": written}).process.noise_level == 50 / 255
+    assert parse(TINY, "test", {"model.process.noise_level": written}).model.process.noise_level == 50 / 255
 
 
 def test_a_noise_level_in_grey_levels_is_an_error_that_says_so() -> None:
-    assert "50/255" in said(("process.noise_level", 50))
+    assert "50/255" in said(("model.process.noise_level", 50))
 
 
 @pytest.mark.parametrize("written", ["a/b", "50/0", "50/", "/255"])
 def test_no_fraction_is_an_error(written: str) -> None:
-    message = said(("process.noise_level", written))
-    assert "process.noise_level" in message
+    message = said(("model.process.noise_level", written))
+    assert "model.process.noise_level" in message
     assert written in message
 
 
@@ -194,11 +213,11 @@ def test_overrides_go_by_dotted_name(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text(yaml.safe_dump(TINY))
     changed = load_yaml(
-        file, ["network.width=8", "data.patch=[8, 4]", "data.augment.turn=true", "data.folder=a=b"]
+        file, ["model.network.width=8", "data.patch=[8, 4]", "data.augment.turn=true", "data.folder=a=b"]
     )
-    assert (changed.network.width, changed.data.patch, changed.data.folder) == (8, (8, 4), "a=b")  # type: ignore[attr-defined]
+    assert (changed.model.network.width, changed.data.patch, changed.data.folder) == (8, (8, 4), "a=b")  # type: ignore[attr-defined]
     assert changed.data.augment.turn
-    assert changed.network.encoder == (1,)  # type: ignore[attr-defined]
+    assert changed.model.network.encoder == (1,)  # type: ignore[attr-defined]
 
 
 # ---- errors
@@ -208,12 +227,21 @@ def test_overrides_go_by_dotted_name(tmp_path: Path) -> None:
     ("wrong", "right"),
     [
         ("tsk", "task"),
-        ("network.widht", "width"),
-        ("codec.factr", "factor"),
-        ("process.noise_lvel", "noise_level"),
+        ("modl", "model"),
+        ("network", "model.network"),
+        ("codec", "model.codec"),
+        ("process", "model.process"),
+        ("prediction", "model.prediction"),
+        ("enlarge", "model.enlarge"),
+        ("sampling", "model.sampling"),
+        ("noise_level", "model.process.noise_level"),
+        ("training.folder", "data.folder"),
+        ("model.network.widht", "width"),
+        ("model.codec.factr", "factor"),
+        ("model.process.noise_lvel", "noise_level"),
         ("data.ptch", "patch"),
         ("data.augment.flp", "flip"),
-        ("sampling.stps", "steps"),
+        ("model.sampling.stps", "steps"),
         ("training.lerning_rate", "learning_rate"),
         ("codec_training.lerning_rate", "learning_rate"),
         ("codec_training.skip_droput", "skip_dropout"),
@@ -222,10 +250,11 @@ def test_overrides_go_by_dotted_name(tmp_path: Path) -> None:
     ],
 )
 def test_an_unknown_key_is_named_with_what_is_near(wrong: str, right: str) -> None:
+    """With its path, where it stands here or at one place only."""
     message = said((wrong, 1))
-    assert message.startswith("my.yaml: ")
-    assert wrong in message
-    assert f"did you mean {right}?" in message
+    assert f"unknown key {wrong}, " in message
+    here = ".".join([*wrong.split(".")[:-1], right])
+    assert f"did you mean {right}?" in message or f"did you mean {here}?" in message
 
 
 def test_an_unknown_key_of_the_degradation_is_named() -> None:
@@ -235,38 +264,45 @@ def test_an_unknown_key_of_the_degradation_is_named() -> None:
 
 @pytest.mark.parametrize("written", ["skips: null", "skips: 1.5", "multipliers: 2", "attention: often"])
 def test_settings_of_a_latent_codec_have_their_types(written: str) -> None:
-    values = {"codec": {**LATENT, **yaml.safe_load(written)}}
+    codec = {**LATENT, **yaml.safe_load(written)}
     if written == "skips: null":
-        assert parse({**TINY, **values}, "test").codec.skips is None  # type: ignore[attr-defined]
+        assert parse(TINY, "test", {"model.codec": codec}).model.codec.skips is None  # type: ignore[attr-defined]
     else:
-        assert f"codec.{written.split(':')[0]}" in said(values={**TINY, **values})
+        assert f"model.codec.{written.split(':')[0]} is " in said(("model.codec", codec))
 
 
 def test_every_error_is_named_at_once() -> None:
-    message = said(("network.widht", 4), ("training.steps", 0), ("prediction", "x0"))
-    for part in ("network.widht", "training.steps", "prediction", "reverse-step"):
+    message = said(("model.network.widht", 4), ("training.steps", 0), ("model.prediction", "x0"))
+    for part in ("model.network.widht", "training.steps", "model.prediction", "reverse-step"):
         assert part in message
 
 
-@pytest.mark.parametrize("key", ["task", "network", "codec", "process", "prediction"])
+@pytest.mark.parametrize(
+    "key", ["task", "model", "model.network", "model.codec", "model.process", "model.prediction"]
+)
 def test_a_missing_key_is_named(key: str) -> None:
-    message = said(values={k: v for k, v in TINY.items() if k != key})
-    assert f"{key} is missing" in message
-    assert "process.noise_level is missing" in said(("process", {}))
+    *parents, last = key.split(".")
+    values = copy.deepcopy(TINY)
+    level = values
+    for parent in parents:
+        level = level[parent]
+    level.pop(last)
+    assert f"my.yaml: {key} is missing" in said(values=values)
+    assert "model.process.noise_level is missing" in said(("model.process", {}))
 
 
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("network.name", "NAFNet", "ConditionalNAFNet"),
-        ("codec.name", "Pixel", "'Pixels', 'Pyramid', 'LatentUNet'"),
+        ("model.network.name", "NAFNet", "ConditionalNAFNet"),
+        ("model.codec.name", "Pixel", "'Pixels', 'Pyramid' or 'LatentUNet'"),
         ("data.degradation.name", "Fog", "'Haze'"),
         ("codec_training.optimizer", "sgd", "'adam', 'adamw' or 'lion'"),
-        ("prediction", "eps", "'noise', 'clean', 'velocity' or 'reverse-step'"),
-        ("process.schedule", "cos", "'constant', 'linear' or 'cosine'"),
+        ("model.prediction", "eps", "'noise', 'clean', 'velocity' or 'reverse-step'"),
+        ("model.process.schedule", "cos", "'constant', 'linear' or 'cosine'"),
         ("training.optimizer", "sgd", "'adam', 'adamw' or 'lion'"),
         ("training.compare", "noise", "'output'"),
-        ("sampling.sampler", "ode2", "ode-2"),
+        ("model.sampling.sampler", "ode2", "ode-2"),
     ],
 )
 def test_a_wrong_name_lists_the_choices(key: str, value: str, expected: str) -> None:
@@ -288,11 +324,11 @@ def test_a_wrong_name_lists_the_choices(key: str, value: str, expected: str) -> 
         ("data.patch", [16]),
         ("data.patch", [16, 0]),
         ("data.augment.flip", "often"),
-        ("network.encoder", "1"),
-        ("network", 5),
-        ("process.steps", -3),
-        ("sampling.steps", 0),
-        ("sampling.eta", 2),
+        ("model.network.encoder", "1"),
+        ("model.network", 5),
+        ("model.process.steps", -3),
+        ("model.sampling.steps", 0),
+        ("model.sampling.eta", 2),
         ("codec_training.steps", 0),
         ("codec_training.patch", [16, 0]),
         ("codec_training.swap", 1.1),
@@ -318,21 +354,21 @@ def test_a_wrong_value_is_named_with_its_key(key: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("network.encoder", [1, 1], "encoder has 2 levels and decoder 1"),
-        ("network.width", 5, "width is 5"),
-        ("codec.factor", 0, "factor is 0"),
-        ("process.delta", 2, "delta 2"),
-        ("process.delta", float("nan"), "delta nan"),
-        ("codec", {**LATENT, "skips": 4}, "skips is 4: give 0 to 3"),
-        ("codec", {**LATENT, "skips": -1}, "skips is -1"),
-        ("codec", {**LATENT, "multipliers": []}, "multipliers ()"),
-        ("codec", {**LATENT, "multipliers": [1, 0]}, "multipliers (1, 0)"),
-        ("codec", {**LATENT, "latent_channels": 0}, "latent_channels 0"),
-        ("codec", {**LATENT, "width": 0}, "width 0"),
-        ("codec", {**LATENT, "unshuffle": 0}, "unshuffle 0"),
-        ("codec", {**LATENT, "multipliers": [10**9]}, "1000000000 is above"),
-        ("codec", {**LATENT, "width": 10**9}, "1000000000 is above"),
-        ("codec", {**LATENT, "multipliers": [1025]}, "multipliers sums to more than 1024"),
+        ("model.network.encoder", [1, 1], "encoder has 2 levels and decoder 1"),
+        ("model.network.width", 5, "width is 5"),
+        ("model.codec.factor", 0, "factor is 0"),
+        ("model.process.delta", 2, "delta 2"),
+        ("model.process.delta", float("nan"), "delta nan"),
+        ("model.codec", {**LATENT, "skips": 4}, "skips is 4: give 0 to 3"),
+        ("model.codec", {**LATENT, "skips": -1}, "skips is -1"),
+        ("model.codec", {**LATENT, "multipliers": []}, "multipliers ()"),
+        ("model.codec", {**LATENT, "multipliers": [1, 0]}, "multipliers (1, 0)"),
+        ("model.codec", {**LATENT, "latent_channels": 0}, "latent_channels 0"),
+        ("model.codec", {**LATENT, "width": 0}, "width 0"),
+        ("model.codec", {**LATENT, "unshuffle": 0}, "unshuffle 0"),
+        ("model.codec", {**LATENT, "multipliers": [10**9]}, "1000000000 is above"),
+        ("model.codec", {**LATENT, "width": 10**9}, "1000000000 is above"),
+        ("model.codec", {**LATENT, "multipliers": [1025]}, "multipliers sums to more than 1024"),
     ],
 )
 def test_what_a_part_refuses_is_an_error_of_the_recipe(key: str, value: object, expected: str) -> None:
@@ -340,28 +376,28 @@ def test_what_a_part_refuses_is_an_error_of_the_recipe(key: str, value: object, 
 
 
 def test_more_sampling_steps_than_training_times_are_an_error() -> None:
-    message = said(("sampling.steps", 101))
+    message = said(("model.sampling.steps", 101))
     assert "101" in message
     assert "100" in message
 
 
-@pytest.mark.parametrize("key", ["network.width", "network.middle", "codec.factor"])
+@pytest.mark.parametrize("key", ["model.network.width", "model.network.middle", "model.codec.factor"])
 def test_huge_sizes_are_refused_before_they_are_built(key: str) -> None:
     assert "1000000000 is above" in said((key, 10**9))
-    assert "1000000000 is above" in said(("network.encoder", [10**9]), ("network.decoder", [1]))
+    assert "1000000000 is above" in said(("model.network.encoder", [10**9]), ("model.network.decoder", [1]))
 
 
 def test_a_table_of_times_without_end_is_refused() -> None:
-    assert "process.steps" in said(("process.steps", 10**6))
+    assert "model.process.steps" in said(("model.process.steps", 10**6))
 
 
 def test_levels_without_end_are_refused() -> None:
-    assert said(("network.encoder", [1] * 60), ("network.decoder", [1] * 60)).startswith("test: ")
+    said(("model.network.encoder", [1] * 60), ("model.network.decoder", [1] * 60))
 
 
 def test_a_value_of_any_length_is_shortened() -> None:
-    said(("codec", {"name": "x" * 10_000}))
-    said(("prediction", "x" * 10_000))
+    said(("model.codec", {"name": "x" * 10_000}))
+    said(("model.prediction", "x" * 10_000))
 
 
 # ---- files
@@ -399,41 +435,40 @@ def test_an_override_that_is_no_yaml_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text(yaml.safe_dump(TINY))
     with pytest.raises(RecipeError) as caught:
-        load_yaml(file, ["network.encoder=[1"])
-    assert "network.encoder" in str(caught.value)
+        load_yaml(file, ["model.network.encoder=[1"])
+    assert "model.network.encoder" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("how", ["clean", "borrow", "strength"])
 def test_a_sample_is_not_moved_away_from_what_its_condition_says(how: str) -> None:
-    told = {**TINY, "network": {**TINY["network"], "conditions": 3}}
-    parse(told, "r.yaml")
-    with pytest.raises(RecipeError, match="do not go with network"):
-        parse({**told, "data": {"augment": {how: 0.1}}}, "r.yaml")
+    told = {"model.network.conditions": 3}
+    parse(TINY, "r.yaml", told)
+    with pytest.raises(RecipeError, match=rf"data\.augment .*{how}.* do not go with network\.conditions"):
+        parse(TINY, "r.yaml", {**told, f"data.augment.{how}": 0.1})
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"process": {"kind": "denoising", "noise_level": 0.2}}, "give network.conditional false"),
-        ({"network": {**TINY["network"], "conditional": False}}, "give network.conditional true"),
-        ({"enlarge": {"factor": 2}, "data": {"degradation": {"name": "Rain"}}}, "reduces 1 times"),
-        ({"enlarge": {"factor": 2}, "data": {"degradation": {"name": "Downscale"}}}, "reduces 4 times"),
+        ({"model.process": {"kind": "denoising", "noise_level": 0.2}}, "give network.conditional false"),
+        ({"model.network.conditional": False}, "give network.conditional true"),
+        ({"model.enlarge.factor": 2, "data.degradation": {"name": "Rain"}}, "reduces 1 times"),
+        ({"model.enlarge.factor": 2, "data.degradation": {"name": "Downscale"}}, "reduces 4 times"),
     ],
 )
 def test_parts_that_contradict_each_other_are_one_line(values: dict[str, Any], said: str) -> None:
     with pytest.raises(RecipeError, match=said) as caught:
-        parse({**TINY, **values}, "r.yaml")
+        parse(TINY, "r.yaml", values)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("values", [{"codec": {"name": "Pyramid"}}, {"enlarge": {"factor": 2}}])
+@pytest.mark.parametrize("values", [{"model.codec": {"name": "Pyramid"}}, {"model.enlarge": {"factor": 2}}])
 def test_noise_must_reach_the_denoising_process_as_it_is(values: dict[str, Any]) -> None:
     denoising = {
-        **TINY,
-        "process": {"kind": "denoising", "noise_level": 0.2},
-        "network": {**TINY["network"], "conditional": False},
+        "model.process": {"kind": "denoising", "noise_level": 0.2},
+        "model.network.conditional": False,
     }
-    parse(denoising, "r.yaml").build()
+    parse(TINY, "r.yaml", denoising).model.build()
     with pytest.raises(RecipeError, match=r"give codec\.name Pixels and enlarge\.factor 1"):
-        parse({**denoising, **values}, "r.yaml")
+        parse(TINY, "r.yaml", {**denoising, **values})

@@ -1,30 +1,30 @@
-"""Step rules of other libraries."""
+"""Samplers of the library diffusers as rules."""
 
 from typing import Any
 
 import torch
 
-from refusion.sampling import Rule, Step
-from refusion.sde import Batch, MeanRevertingSDE
+from refusion.diffusion.sampling import Rule, Step
+from refusion.diffusion.sde import Batch, MeanRevertingSDE
 
 
 def scheduler_betas(sde: MeanRevertingSDE) -> list[float]:
-    """beta_1 ... beta_T of the variance-preserving diffusion that y / lambda is."""
+    """Return beta_1 ... beta_T of the variance-preserving diffusion of y / lambda."""
     return (1 - (sde.alphas[1:] / sde.alphas[:-1]) ** 2).tolist()
 
 
 def scheduler_rule(scheduler: Any) -> Rule:
-    """Step with a scheduler in the style of `diffusers`, which sees the residual in units of lambda.
+    """Return the rule of a scheduler of `diffusers`, applied to the residual in units of lambda.
 
-    Build it with `trained_betas=scheduler_betas(sde)`; training time t is its timestep t - 1, and its
-    own timesteps must be those of the walk. Its noise comes from where it takes it, not from `draw`.
+    Build the scheduler with `trained_betas=scheduler_betas(sde)`; training time t is its timestep t - 1, and
+    its timesteps must be those of the sampling. It draws its own noise, not from `Step.draw`.
 
     Args:
         scheduler: has `config.prediction_type` ("sample", "epsilon" or "v_prediction"), `timesteps` and
             `step(output, timestep, sample).prev_sample`.
 
     Raises:
-        ValueError: at a step of the walk that the scheduler does not have.
+        ValueError: raised by the rule at a time that is not among the scheduler's timesteps.
     """
 
     def rule(step: Step) -> Batch:

@@ -1,4 +1,4 @@
-"""A model as ONNX graphs for batches and pictures of any size, each checked against the model."""
+"""Export of a model as ONNX graphs for any batch and picture size, each checked against the model."""
 
 import json
 import logging
@@ -9,100 +9,109 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from refusion import checkpoint
 from refusion.errors import CheckpointError, RefusionError, first_line
 from refusion.files import atomic
-from refusion.restorer import Restorer
-from refusion.tiling import conditions, views
+from refusion.models import checkpoint
+from refusion.restoring.codec import Pictures, States
+from refusion.restoring.restorer import Restorer
 
 TRACED = (2, 5, 7)
-"""Pictures, height and width, in units of what sides are padded to, with which a module is traced."""
+"""Batch, height and width of the inputs for tracing; sides in units of `Graph.unit`."""
 CHECKED = ((1, 3, 6), (3, 9, 4))
-"""The same of the two sizes at which a graph is checked; each side is one position less."""
+"""The same for the two sizes at which a graph is checked; each side is one position less."""
 TOLERANCE = 1e-4
-"""Largest difference, relative to the largest value where that is above 1."""
+"""Largest difference between graph and model, relative to the largest value if that is above 1."""
 
 Inputs = tuple[Any, ...]
 
 
 class Graph(NamedTuple):
-    """What one file holds."""
+    """The content of one ONNX file."""
 
     name: str
     module: nn.Module
     inputs: Callable[[int, int, int], Inputs]
-    """Of so many pictures of height and width: tensors, the last of them a list of any number."""
+    """Makes inputs for a batch size, height and width: tensors, and last a list of tensors."""
     names: Sequence[str]
-    """Of the inputs; those in the list are numbered."""
+    """Names of the inputs; those in the list are numbered."""
     unit: int
-    """What sides are padded to."""
+    """Sides are padded to multiples of this."""
 
 
 class Denoise(nn.Module):
-    """(x_t, mu, t and what else is known of each picture) -> the network's output."""
+    """The network with its embedding: (x_t, mu, t, condition) -> output."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, x_t: Tensor, mu: Tensor, t: Tensor, condition: Sequence[Tensor]) -> Tensor:
+    def forward(
+        self,
+        x_t: Float[Tensor, "b c h w"],
+        mu: Float[Tensor, "b c h w"],
+        t: Float[Tensor, " b"],
+        condition: Sequence[Tensor],
+    ) -> Float[Tensor, "b c h w"]:
         output: Tensor = self.network(x_t, mu, t, self.network.embed(t, *condition))
         return output
 
 
 class Encode(nn.Module):
-    """A picture -> mu and the features."""
+    """The encoder: picture -> mu and features. `nothing` is an empty list."""
 
     def __init__(self, codec: Any) -> None:
         super().__init__()
         self.codec = codec
 
-    def forward(self, image: Tensor, nothing: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def forward(self, image: Pictures, nothing: Sequence[Tensor]) -> tuple[Tensor, ...]:
         encoded = self.codec.encode(image)
         return (encoded.mu, *encoded.features)
 
 
 class Decode(nn.Module):
-    """A state, the degraded picture, whose size the result takes, and its features -> the result."""
+    """The decoder: (state, degraded picture, its features) -> picture, in the size of the degraded one."""
 
     def __init__(self, codec: Any) -> None:
         super().__init__()
         self.codec = codec
 
-    def forward(self, state: Tensor, image: Tensor, feature: Sequence[Tensor]) -> Tensor:
+    def forward(self, state: States, image: Pictures, feature: Sequence[Tensor]) -> Tensor:
         size = (image.shape[-2], image.shape[-1])
         picture: Tensor = self.codec.decode(state, tuple(feature), size)
         return picture
 
 
 def to_onnx(model: str | Path, folder: str | Path) -> Iterator[str]:
-    """Write denoiser.onnx, encoder.onnx and decoder.onnx in float32. The metadata of each has the model's
-    recipe and card under "refusion", as JSON.
+    """Write denoiser.onnx, encoder.onnx and decoder.onnx in float32.
 
-    The denoiser takes x_t and mu (b, c, h, w), t (b,) and for bokeh condition_0 (b, 3); the encoder takes
-    image (b, 3, h, w); the decoder state, image and feature_0, feature_1, ... Tracing takes minutes.
+    The inputs of the denoiser are x_t and mu (b, c, h, w), t (b,) and for bokeh condition_0 (b, 3); that of
+    the encoder is image (b, 3, h, w); those of the decoder are state, image and feature_0, feature_1, ... The
+    metadata of each file has the model's spec and card under "refusion", as JSON. Tracing takes minutes.
 
     Args:
         model: see `checkpoint.load`.
+        folder: for the files.
 
     Yields:
-        What was written, and by how much it differs from the model at two sizes.
+        A line for each file, with its difference from the model at two sizes.
 
     Raises:
-        RefusionError: onnx, onnxscript or onnxruntime are not installed.
+        RefusionError: onnx, onnxscript or onnxruntime is not installed.
         CheckpointError: see `checkpoint.load`; or the network or the codec has no graph for all sizes.
     """
     try:
         import onnx, onnxruntime, onnxscript  # noqa: E401, F401, I001
     except ModuleNotFoundError as error:
         raise RefusionError(f"ONNX needs {error.name}: pip install 'refusion[onnx]'") from error
-    header, folder = checkpoint.read_header(checkpoint.resolve(model)), Path(folder)
-    about = {"recipe": header.recipe.model_dump(mode="json"), "card": header.card.model_dump()}
+    folder = Path(folder)
+    loaded = checkpoint.load(model, "cpu")
+    about = {"spec": loaded.spec.model_dump(mode="json"), "card": loaded.card.model_dump()}
     folder.mkdir(parents=True, exist_ok=True)
-    for graph in graphs(checkpoint.load(model, "cpu")):
+    for graph in graphs(loaded):
         path = folder / f"{graph.name}.onnx"
         with atomic(path) as part:
             write(graph, part, {"refusion": json.dumps(about)})
@@ -113,26 +122,26 @@ def to_onnx(model: str | Path, folder: str | Path) -> Iterator[str]:
 
 
 def graphs(restorer: Restorer) -> Iterator[Graph]:
-    """The graphs of a model.
+    """Yield the graphs of a model.
 
     Raises:
-        CheckpointError: the network's attention depends on the size in ways that a graph does not express.
+        CheckpointError: the network has two views or local means, which depend on the size of the picture.
     """
     network, codec = restorer.network, restorer.codec
-    if views(network) > 1 or getattr(network, "local", None):
+    if network.num_views > 1 or network.local:
         raise CheckpointError("networks of two views or local means have no ONNX graph: use refusion itself")
-    unit, padded = int(getattr(network, "multiple", 8)), int(getattr(codec, "multiple", 8))
+    unit, padded = max(8, network.multiple), max(8, codec.multiple)
 
     def noisy(count: int, height: int, width: int) -> Inputs:
         x_t, mu = torch.rand(2, count, codec.channels, height, width)
-        known = [torch.rand(count, n)] if (n := conditions(network)) else []
-        return x_t, mu, 10 * torch.arange(1.0, count + 1), known
+        condition = [torch.rand(count, network.num_conditions)] if network.num_conditions else []
+        return x_t, mu, 10 * torch.arange(1.0, count + 1), condition
 
     def pictures(count: int, height: int, width: int) -> Inputs:
         return torch.rand(count, 3, height, width), []
 
     def encoded(count: int, height: int, width: int) -> Inputs:
-        (image, _) = pictures(count, height, width)
+        image, _ = pictures(count, height, width)
         mu, features, _ = codec.encode(image)
         return mu, image, list(features)
 
@@ -143,10 +152,10 @@ def graphs(restorer: Restorer) -> Iterator[Graph]:
 
 @torch.no_grad()
 def write(graph: Graph, path: Path, metadata: dict[str, str]) -> None:
-    """Trace a graph and write it.
+    """Trace a module and write its graph.
 
     Raises:
-        CheckpointError: the module has none for all sizes.
+        CheckpointError: the module cannot be traced for all sizes.
     """
     count, height, width = TRACED
     inputs = graph.inputs(count, height * graph.unit, width * graph.unit)
@@ -160,7 +169,7 @@ def write(graph: Graph, path: Path, metadata: dict[str, str]) -> None:
                 graph.module, inputs, input_names=names, dynamic_shapes=shapes, dynamo=True, verbose=False
             )
             assert program is not None
-        except Exception as error:  # whatever tracing makes of what it cannot follow
+        except Exception as error:  # tracing raises many types
             raise CheckpointError(f"{graph.name}: no ONNX graph for all sizes ({_reason(error)})") from error
     program.model.metadata_props.update(metadata)
     program.save(path)
@@ -168,8 +177,11 @@ def write(graph: Graph, path: Path, metadata: dict[str, str]) -> None:
 
 @torch.no_grad()
 def largest_difference(graph: Graph, path: Path) -> float:
-    """Between a written graph, run by onnxruntime, and the module, at two sizes that it was not traced
-    with; relative to the largest value where that is above 1."""
+    """Return the largest difference between a graph, run by onnxruntime, and its module.
+
+    It is taken at two sizes that were not used for tracing, relative to the largest value if that is above 1;
+    infinite if a shape differs.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -178,9 +190,10 @@ def largest_difference(graph: Graph, path: Path) -> float:
     worst = 0.0
     for count, height, width in CHECKED:
         inputs = graph.inputs(count, height * graph.unit - 1, width * graph.unit - 1)
-        taken = [x.numpy() for x in tree_leaves(inputs)]
-        given = session.run(None, {i.name: x for i, x in zip(session.get_inputs(), taken, strict=True)})
-        for have, want in zip(given, tree_leaves(graph.module(*inputs)), strict=True):
+        arrays = [x.numpy() for x in tree_leaves(inputs)]
+        feed = {i.name: x for i, x in zip(session.get_inputs(), arrays, strict=True)}
+        expected = tree_leaves(graph.module(*inputs))
+        for have, want in zip(session.run(None, feed), expected, strict=True):
             if have.shape != want.shape:
                 return float("inf")
             difference = (torch.from_numpy(have) - want).abs().max() / max(1.0, float(want.abs().max()))
@@ -189,7 +202,7 @@ def largest_difference(graph: Graph, path: Path) -> float:
 
 
 def _reason(error: BaseException) -> str:
-    """What was first, in a line."""
+    """Return the first line of the error that caused all others."""
     while error.__cause__:
         error = error.__cause__
     return first_line(error)
@@ -197,7 +210,7 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what tracing has to say of itself and of packages that it would not need."""
+    """Silence the log and the warnings of tracing."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,53 +1,40 @@
-"""Degradations that are made, for tasks whose pairs are few or cannot be had.
+"""Synthetic degradations, for tasks with few pairs or none.
 
-Each is a value: called with a clean picture and a source of randomness it gives an example, and the
-same randomness gives the same example. Lengths are in pixels, light and noise in units of the range
-[0, 1]. Several values of a range are drawn evenly from it.
+A degradation is a value: called with a clean picture and a random generator it returns an example, the same
+for equal states of the generator. Lengths are in pixels, light and noise in units of the range [0, 1].
+Parameters are drawn uniformly from their ranges.
 """
 
 import math
-import re
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import BeforeValidator
 from torch import Tensor
 
-from refusion.resize import reduced
+from refusion.data.fields import Field, Picture, smooth_field, stretch
+from refusion.imaging.level import Level
+from refusion.imaging.masks import apply_mask
+from refusion.imaging.resize import reduced
 
-Picture = Float[Tensor, "3 h w"]
-Field = Float[Tensor, "1 h w"]
 Kernel = Float[Tensor, "side side"]
 
 
-def _fraction(value: object) -> object:
-    try:
-        return float(Fraction(value)) if isinstance(value, str) and "/" in value else value
-    except ZeroDivisionError:
-        raise ValueError("a fraction needs another denominator than 0") from None
-
-
-Level = Annotated[float, BeforeValidator(_fraction)]
-"""In units of the image range [0, 1]; a recipe may write it as a fraction, 50/255."""
-
-
 class Example(NamedTuple):
-    """What training and measuring ask for: a degraded picture, and what it should be restored to."""
+    """A degraded picture, the picture it should be restored to, and the condition of the network."""
 
     lq: Picture
     gt: Picture
     condition: tuple[float, ...] = ()
-    """Numbers that tell the network what is wanted, as lenses do."""
+    """Numbers for the network, such as those of lenses."""
 
 
 @runtime_checkable
 class Degradation(Protocol):
-    """Clean picture in [0, 1] -> example."""
+    """A degradation: a clean picture in [0, 1] -> an example."""
 
     def __call__(self, clean: Picture, rng: np.random.Generator) -> Example: ...
 
@@ -56,16 +43,15 @@ class Degradation(Protocol):
 class Haze:
     """Uneven haze by atmospheric scattering: I = J t + A (1 - t), t = exp(-density depth) (Koschmieder).
 
-    Depth is made up: it grows along a random direction, mostly upwards, rolls smoothly, and follows
-    the picture's own brightness in part, so that it has edges where objects have. The density varies
-    smoothly over the picture.
+    The depth is random: it grows along a direction, mostly upwards, varies smoothly, and partly follows the
+    brightness of the picture, so that it has edges at objects. The density varies smoothly over the picture.
 
     Args:
-        name: what a recipe calls it.
-        thin, thick: range of the optical depth at the farthest point, where the density is average.
-        uneven: largest density above, and smallest below the average, as powers of e.
+        name: of the degradation, in a recipe.
+        thin, thick: range of the optical depth at the farthest point, for the average density.
+        uneven: largest logarithm of the ratio of the density to its average, in both directions.
         dim: darkest airlight A; the brightest is 1.
-        tint: largest deviation of one colour channel of A from grey.
+        tint: largest relative difference of a colour channel of A from grey.
 
     Raises:
         ValueError: a range is empty or negative.
@@ -88,11 +74,12 @@ class Haze:
     def __call__(self, clean: Picture, rng: np.random.Generator) -> Example:
         size = (clean.shape[-2], clean.shape[-1])
         up = rng.normal(0, 0.5)
-        y, x = torch.meshgrid(*(torch.linspace(0, 1, n) for n in size), indexing="ij")
-        slope = _unit((math.sin(up) * x - math.cos(up) * y)[None])
+        y, x = torch.meshgrid(torch.linspace(0, 1, size[0]), torch.linspace(0, 1, size[1]), indexing="ij")
+        slope = stretch((math.sin(up) * x - math.cos(up) * y)[None])
         light = F.avg_pool2d(clean.mean(0, keepdim=True)[None], 7, 1, 3, count_include_pad=False)[0]
-        depth = _unit(slope ** rng.uniform(0.5, 2) + rng.uniform(0, 0.7) * smooth_field(size, rng))
-        depth = (1 - (share := rng.uniform(0, 0.5))) * depth + share * _unit(light)
+        depth = stretch(slope ** rng.uniform(0.5, 2) + rng.uniform(0, 0.7) * smooth_field(size, rng))
+        brightness_weight = rng.uniform(0, 0.5)
+        depth = (1 - brightness_weight) * depth + brightness_weight * stretch(light)
         near = rng.uniform(0, 0.5)
         depth = near + (1 - near) * depth
         density = torch.exp(rng.uniform(0, self.uneven) * (2 * smooth_field(size, rng) - 1))
@@ -107,11 +94,11 @@ class Rain:
     """Heavy rain: grey streaks of one or two directions are added to the picture.
 
     Args:
-        name: what a recipe calls it.
-        shortest, longest: of a streak.
+        name: of the degradation, in a recipe.
+        shortest, longest: range of the length of a streak.
         slant: largest angle to the vertical in degrees.
-        sparse, dense: streaks that begin on a pixel.
-        faint, strong: what a streak adds where nothing else does.
+        sparse, dense: range of the number of the shortest streaks that begin at a pixel.
+        faint, strong: range of the brightness that a single streak adds.
 
     Raises:
         ValueError: a range is empty or negative.
@@ -142,7 +129,7 @@ class Rain:
             angle = math.radians(90 + slant + rng.normal(0, 3))
             half = length / 2 * np.array([math.cos(angle), math.sin(angle)])
             streak = _line(half, rng.uniform(0.7, 1.6))
-            seen = tuple(side + streak.shape[-1] - 1 for side in size)  # some come in from outside
+            seen = tuple(side + streak.shape[-1] - 1 for side in size)  # some streaks begin outside
             begins = rng.random(seen) < rng.uniform(self.sparse, self.dense) * self.shortest / length
             drops = torch.from_numpy(begins * rng.uniform(0.3, 1, seen)).float()[None]
             light += rng.uniform(self.faint, self.strong) * _convolved(drops, streak).clamp(0, 1)
@@ -155,9 +142,9 @@ class MotionBlur:
     """A shaken camera: the picture is averaged in linear light along a smooth random path.
 
     Args:
-        name: what a recipe calls it.
-        shortest, longest: of the path.
-        noise: largest deviation of white noise that is added after.
+        name: of the degradation, in a recipe.
+        shortest, longest: range of the length of the path.
+        noise: largest standard deviation of the white noise that is added afterwards.
 
     Raises:
         ValueError: a range is empty or negative.
@@ -178,7 +165,7 @@ class MotionBlur:
         return Example(_noisy(blurred, rng.uniform(0, self.noise), rng), clean)
 
     def _path(self, rng: np.random.Generator, points: int = 256) -> Kernel:
-        """A walk of constant speed whose direction turns smoothly; its pixels sum to 1."""
+        """Return a path of constant speed and smoothly turning direction as a kernel that sums to 1."""
         turns = np.cumsum(rng.normal(0, rng.uniform(0, 0.3), points)) / math.sqrt(points) * 4
         angles = rng.uniform(0, 2 * math.pi) + turns
         steps = np.stack([np.cos(angles), np.sin(angles)]) * rng.uniform(self.shortest, self.longest) / points
@@ -199,8 +186,8 @@ class GaussianNoise:
     """White noise.
 
     Args:
-        name: what a recipe calls it.
-        weakest, strongest: its deviation.
+        name: of the degradation, in a recipe.
+        weakest, strongest: range of the standard deviation.
 
     Raises:
         ValueError: the range is empty or negative.
@@ -219,12 +206,12 @@ class GaussianNoise:
 
 @dataclass(frozen=True, kw_only=True)
 class Holes:
-    """Something covers the picture, as strokes, scratches and boxes; it is cut out and left white.
+    """White holes in the picture: strokes, scratches and boxes.
 
     Args:
-        name: what a recipe calls it.
-        fewest, most: number of pieces.
-        thinnest, thickest: of a stroke, in parts of the picture's shorter side.
+        name: of the degradation, in a recipe.
+        fewest, most: range of the number of holes.
+        thinnest, thickest: range of the thickness of a stroke, in parts of the picture's shorter side.
 
     Raises:
         ValueError: a range is empty or negative.
@@ -241,7 +228,7 @@ class Holes:
         _check_range("thinnest", self.thinnest, "thickest", self.thickest, lowest=1e-4, highest=1)
 
     def __call__(self, clean: Picture, rng: np.random.Generator) -> Example:
-        return Example(punched(clean, self._holes(clean.shape[-2], clean.shape[-1], rng)), clean)
+        return Example(apply_mask(clean, self._holes(clean.shape[-2], clean.shape[-1], rng)), clean)
 
     def _holes(self, height: int, width: int, rng: np.random.Generator) -> Field:
         side = min(height, width)
@@ -265,11 +252,14 @@ class Holes:
 
 @dataclass(frozen=True, kw_only=True)
 class Downscale:
-    """Fewer pixels by a bicubic with antialiasing, as MATLAB's imresize makes them.
+    """A reduction by a bicubic with antialiasing, as by MATLAB's imresize.
 
     Args:
-        name: what a recipe calls it.
-        factor: of each side; a picture whose sides are no multiples is cut at right and bottom.
+        name: of the degradation, in a recipe.
+        factor: by which each side is reduced; the picture is cut to multiples at the right and the bottom.
+
+    Raises:
+        ValueError: the factor is not in 1 ... 16; or, when called, the picture is smaller than the factor.
     """
 
     name: Literal["Downscale"] = "Downscale"
@@ -279,76 +269,23 @@ class Downscale:
         _check_range("1", 1, "factor", self.factor, highest=16)
 
     def __call__(self, clean: Picture, rng: np.random.Generator) -> Example:
-        height, width = (side - side % self.factor for side in clean.shape[-2:])
+        height = clean.shape[-2] // self.factor * self.factor
+        width = clean.shape[-1] // self.factor * self.factor
         if not height or not width:
             raise ValueError(f"a picture of {tuple(clean.shape[-2:])} cannot be reduced {self.factor} times")
         gt = clean[..., :height, :width]
         return Example(reduced(gt[None], self.factor)[0], gt)
 
 
-def punched(picture: Picture, holes: Field) -> Picture:
-    """The picture with white holes, gt m + (1 - m) with m = 1 - holes, as published models expect it.
-
-    Args:
-        holes: 1 in a hole, 0 elsewhere.
-    """
-    return picture * (1 - holes) + holes
-
-
-def painted(picture: Picture, colour: str, tolerance: float = 0.12) -> Field:
-    """Holes where a picture was painted over with a colour, one pixel wider for soft edges.
-
-    Args:
-        colour: as "#ff00ff", six hexadecimal digits.
-        tolerance: largest difference of a channel; JPEG changes a painted colour a little.
-
-    Raises:
-        ValueError: another notation.
-    """
-    digits = colour.removeprefix("#")
-    if not re.fullmatch("[0-9a-fA-F]{6}", digits):
-        raise ValueError(f"colour is {colour!r}: give six hexadecimal digits, as #ff00ff")
-    wanted = torch.tensor(list(bytes.fromhex(digits)))[:, None, None] / 255
-    same = ((picture - wanted).abs().amax(0, keepdim=True) <= tolerance).float()
-    return F.max_pool2d(same, 3, 1, 1)
-
-
-def estimated_noise(picture: Picture) -> float:
-    """The deviation of white noise in a picture, from the median of its finest diagonal differences.
-
-    Donoho & Johnstone (1994) with Haar's wavelet, over all colours. Fine texture counts as noise.
-    """
-    height, width = (side - side % 2 for side in picture.shape[-2:])
-    a, b, c, d = (picture[..., i:height:2, j:width:2] for i in (0, 1) for j in (0, 1))
-    return float(((a - b - c + d) / 2).abs().median()) / 0.6745 if a.numel() and d.numel() else 0.0
-
-
-def smooth_field(size: tuple[int, int], rng: np.random.Generator) -> Field:
-    """A smooth random field from 0 to 1: noise of two to four octaves, each half as strong as the last."""
-    field = torch.zeros(1, 1, *size)
-    coarse = int(rng.integers(2, 5))
-    for octave in range(int(rng.integers(2, 5))):
-        grid = coarse * 2**octave
-        noise = torch.from_numpy(rng.normal(size=(1, 1, grid, grid))).float()
-        field += F.interpolate(noise, size, mode="bicubic", align_corners=True) / 2**octave
-    return _unit(field[0])
-
-
-def _unit(field: Field) -> Field:
-    """Stretched to 0 ... 1; all 0 if it is flat."""
-    low, high = field.aminmax()
-    return (field - low) / (high - low).clamp(min=1e-6)
-
-
 def _line(half: np.ndarray, thickness: float) -> Kernel:
-    """A line from -half to half (x, y), of height 1."""
+    """Return the picture of a line from -half to half (x, y), of brightness 1."""
     reach = math.ceil(np.abs(half).max() + thickness)
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float32)
     return torch.from_numpy((0.5 + thickness / 2 - _distance(x, y, -half, half)).clip(0, 1)).float()
 
 
 def _distance(x: np.ndarray, y: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Of every point to the line between two."""
+    """Return the distance of every point to the line from `start` to `end`."""
     along = end - start
     part = ((x - start[0]) * along[0] + (y - start[1]) * along[1]) / max(float(along @ along), 1e-6)
     part = part.clip(0, 1)
@@ -357,15 +294,17 @@ def _distance(x: np.ndarray, y: np.ndarray, start: np.ndarray, end: np.ndarray) 
 
 
 def _filtered(picture: Float[Tensor, "c h w"], kernel: Kernel) -> Float[Tensor, "c h w"]:
-    """Convolved; the border is repeated."""
+    """Convolve a picture with a kernel; the border is repeated."""
     return _convolved(F.pad(picture[None], (kernel.shape[-1] // 2,) * 4, mode="replicate")[0], kernel)
 
 
 def _convolved(picture: Float[Tensor, "c h w"], kernel: Kernel) -> Float[Tensor, "c inner_h inner_w"]:
-    """Where the kernel lies within the picture; by Fourier's transform, since kernels are large."""
+    """Convolve where the kernel lies within the picture, by Fourier transform since kernels are large."""
     size = (picture.shape[-2], picture.shape[-1])
     product = torch.fft.rfft2(picture.double()) * torch.fft.rfft2(kernel.double(), s=size)
-    convolved: Tensor = torch.fft.irfft2(product, s=size)  # in double: the same with any number of threads
+    convolved: Tensor = torch.fft.irfft2(
+        product, s=size
+    )  # in float64, so that it is the same with any number of threads
     return convolved[..., kernel.shape[-2] - 1 :, kernel.shape[-1] - 1 :].float()
 
 

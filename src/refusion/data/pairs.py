@@ -1,6 +1,6 @@
-"""Pairs of pictures, or of views of a scene, by file stem."""
+"""Pairs of degraded and clean pictures, or of views of a scene, matched by file stem."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -9,25 +9,29 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from refusion.degradation import Degradation
+from refusion.data.degradation import Degradation
 from refusion.errors import DataError, ImageError
-from refusion.image import SUFFIXES, Image, from_array, read, sized
-from refusion.lens import read_metadata
-from refusion.rendering import vertical_offset
-from refusion.resize import antialiased
+from refusion.imaging.analysis import vertical_offset
+from refusion.imaging.arrays import from_array
+from refusion.imaging.formats import SUFFIXES, read
+from refusion.imaging.image import Image, format_sizes
+from refusion.imaging.lens import read_metadata
+from refusion.imaging.resize import antialiased
 
 SIDES = ("left", "right")
-"""The folders of two views."""
+"""Names of the folders of two views."""
 METADATA = "meta.txt"
+Check = Callable[[int, int | None], None]
+"""Checks a number of views and of conditions, None if conditions come from a degradation."""
 
 
-class Views(NamedTuple):
-    """What a pair holds: the pictures of one scene, one for each view."""
+class Scene(NamedTuple):
+    """The pictures of a pair, one for each view of the scene."""
 
     lq: tuple[Image, ...]
     gt: tuple[Image, ...]
     condition: tuple[float, ...]
-    """Numbers that tell the network what is wanted, as lenses do."""
+    """Numbers for the network, such as those of lenses."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,12 @@ class Pair:
     """A degraded and a clean picture, or two views of each.
 
     Args:
-        lq: files of the degraded one; none where it is made.
-        gt: files of the clean one.
-        condition: see `Views`.
-        degradation: makes what is not in files.
-        factor: the sides of gt are so many times those of lq.
-        number: seeds the degradation.
+        lq: files of the degraded picture; empty if `degradation` makes it.
+        gt: files of the clean picture.
+        condition: see `Scene`.
+        degradation: makes the degraded picture of the clean one, if there are no files of it.
+        factor: ratio of the sides of gt to those of lq.
+        number: seed of the degradation.
     """
 
     lq: tuple[Path, ...]
@@ -56,16 +60,16 @@ class Pair:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """One for each view."""
+        """The name of each view."""
         sides = ("-left", "-right") if len(self.gt) > 1 else ("",)
         return tuple(self.name + side for side in sides)
 
-    def read(self) -> Views:
-        """All pictures; what is made is rounded to 8 bit, as if it came from a file.
+    def read(self) -> Scene:
+        """Read all pictures; those that a degradation makes are rounded to 8 bit, as in a file.
 
         Raises:
-            DataError: their sizes do not belong together.
-            ImageError: one cannot be read.
+            DataError: the sizes or numbers of pictures do not match, or a degradation is missing or fails.
+            ImageError: a picture cannot be read.
         """
         gt, condition = self.clean(), self.condition
         if self.lq:
@@ -77,36 +81,37 @@ class Pair:
         for degraded, clean in zip(lq, gt, strict=True):
             if clean.size != tuple(side * self.factor for side in degraded.size):
                 times = f"; gt should be {self.factor} times as large" if self.factor > 1 else ""
-                said = f"lq and gt have sizes {sized(degraded, clean)}{times}"
-                raise DataError(f"{self.name}: {said}; crop one of them")
-        return Views(lq, gt, condition)
+                sizes = f"lq and gt have sizes {format_sizes(degraded, clean)}{times}"
+                raise DataError(f"{self.name}: {sizes}; crop one of them")
+        return Scene(lq, gt, condition)
 
     def clean(self) -> tuple[Image, ...]:
-        """What is in the files of gt.
+        """Read the clean pictures.
 
         Raises:
-            DataError: the views have two sizes.
-            ImageError: one cannot be read.
+            DataError: the views have different sizes.
+            ImageError: a picture cannot be read.
         """
         gt = tuple(read(path) for path in self.gt)
         if len({picture.size for picture in gt}) > 1:
-            said = f"left and right have sizes {sized(*gt)}"
-            raise DataError(f"{self.name}: {said}; crop one of them to the other")
+            sizes = f"left and right have sizes {format_sizes(*gt)}"
+            raise DataError(f"{self.name}: {sizes}; crop one of them to the other")
         return gt
 
-    def _made(self, clean: tuple[Image, ...]) -> Views:
+    def _made(self, clean: tuple[Image, ...]) -> Scene:
         if self.degradation is None:
             raise DataError(f"{self.gt[0]}: no degraded picture, and no data.degradation that makes one")
         try:
-            made = [self.degradation(z.tensor(), np.random.default_rng(self.number)) for z in clean]
+            examples = [self.degradation(z.tensor(), np.random.default_rng(self.number)) for z in clean]
         except ValueError as error:
             raise DataError(f"{self.gt[0]}: {error}") from error
-        lq = tuple(from_array((255 * one.lq.clamp(0, 1)).round() / 255) for one in made)
-        return Views(lq, tuple(from_array(one.gt.clamp(0, 1)) for one in made), made[0].condition)
+        lq = tuple(from_array((255 * example.lq.clamp(0, 1)).round() / 255) for example in examples)
+        gt = tuple(from_array(example.gt.clamp(0, 1)) for example in examples)
+        return Scene(lq, gt, examples[0].condition)
 
 
 def stems(folder: Path) -> dict[str, Path]:
-    """The pictures directly in a folder by stem.
+    """Return the picture files directly in a folder, by stem.
 
     Raises:
         DataError: the folder is missing, or two pictures share a stem.
@@ -123,34 +128,36 @@ def stems(folder: Path) -> dict[str, Path]:
 
 
 def _views(root: Path, part: str) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
-    """The files of a part of a folder by stem, or of both of its left/ and right/; and who has no partner."""
+    """Return the files of a folder by stem, or those of its left/ and right/, and names without a partner."""
     folder = root / part
     if not any((folder / side).is_dir() for side in SIDES):
         return {stem: (path,) for stem, path in stems(folder).items()}, []
-    left, right = (stems(folder / side) for side in SIDES)
+    left, right = stems(folder / SIDES[0]), stems(folder / SIDES[1])
     both: dict[str, tuple[Path, ...]] = {
         stem: (left[stem], right[stem]) for stem in sorted(left.keys() & right.keys())
     }
-    return both, [
-        (Path(part) / SIDES[stem in right] / stem).as_posix() for stem in sorted(left.keys() ^ right.keys())
-    ]
+    lonely = []
+    for stem in sorted(left.keys() ^ right.keys()):
+        side = SIDES[0] if stem in left else SIDES[1]
+        lonely.append((Path(part) / side / stem).as_posix())
+    return both, lonely
 
 
 def _matched(folder: Path, degradation: Degradation | None, factor: int) -> tuple[list[Pair], list[str]]:
-    """The pairs of a folder in order of stem, and the pictures without a partner."""
+    """Return the pairs of a folder in order of stem, and the names of pictures without a partner."""
     parts = [part for part in ("lq", "gt") if (folder / part).is_dir()]
     if len(parts) == 1:
-        missing = {"lq": "gt", "gt": "lq"}[parts[0]]
+        missing = "gt" if parts[0] == "lq" else "lq"
         raise DataError(
             f"{folder}: {parts[0]}/ without {missing}/; clean pictures lie directly in the folder"
         )
     gt, alone = _views(folder, "gt" if parts else "")
-    lq = dict[str, tuple[Path, ...]]()
+    lq: dict[str, tuple[Path, ...]] = {}
     if parts:
         lq, lonely = _views(folder, "lq")
         alone += lonely + [f"{'lq' if stem in lq else 'gt'}/{stem}" for stem in sorted(lq.keys() ^ gt.keys())]
         gt = {stem: files for stem, files in gt.items() if stem in lq}
-    conditions = dict[str, tuple[float, ...]]()
+    conditions: dict[str, tuple[float, ...]] = {}
     if (folder / METADATA).exists():
         conditions.update(read_metadata(folder / METADATA))
         alone += [f"{stem} is not in {METADATA}" for stem in gt if stem not in conditions]
@@ -163,20 +170,27 @@ def _matched(folder: Path, degradation: Degradation | None, factor: int) -> tupl
     return pairs, alone
 
 
-def find_pairs(folder: Path, degradation: Degradation | None = None, factor: int = 1) -> list[Pair]:
-    """Every pair of `folder`/lq and `folder`/gt, in order of stem.
+def find_pairs(
+    folder: Path,
+    degradation: Degradation | None = None,
+    factor: int = 1,
+    check: Check = lambda views, conditions: None,
+) -> list[Pair]:
+    """Return every pair of `folder`/lq and `folder`/gt, in order of stem.
 
-    Without the two, clean pictures lie in the folder itself, and the degraded ones are made of them. Each
-    may hold left/ and right/ instead of pictures. meta.txt tells the lenses of bokeh pictures, see
-    `refusion.lens`.
+    Without lq/ and gt/, clean pictures lie in the folder itself, and a degradation makes the degraded ones.
+    Each folder may hold left/ and right/ instead of pictures. meta.txt holds the lenses of bokeh pictures,
+    see `refusion.imaging.lens`.
 
     Args:
-        degradation: what makes them.
-        factor: the sides of gt are so many times those of lq.
+        folder: of the pairs.
+        degradation: makes the degraded pictures if there is no lq/.
+        factor: ratio of the sides of gt to those of lq.
+        check: raises ValueError for views and conditions that a model does not take, see `ModelSpec.check`.
 
     Raises:
-        DataError: a stem is on one side only (all of them are named), there are no pictures, one of the two
-            folders is missing, or what makes the degraded ones.
+        DataError: a picture has no partner (all are named), there are no pictures, one of the two folders is
+            missing, the degradation is missing, or `check` raised.
     """
     pairs, alone = _matched(folder, degradation, factor)
     if alone:
@@ -185,12 +199,18 @@ def find_pairs(folder: Path, degradation: Degradation | None = None, factor: int
         raise DataError(f"{folder}: no pictures in lq/ and gt/; they may end in {', '.join(SUFFIXES)}")
     if degradation is None and not pairs[0].lq:
         raise DataError(f"{folder}: no lq/ with degraded pictures, and no data.degradation that makes them")
+    for pair in pairs:
+        try:
+            check(len(pair.gt), len(pair.condition) if pair.lq else None)
+        except ValueError as error:
+            remedy = f"two views lie in left/ and right/, and {METADATA} tells conditions"
+            raise DataError(f"{folder}: {pair.name}: {error}; {remedy}") from error
     return pairs
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What `inspect_pairs` says of a folder; `problems` is empty when it can be trained on."""
+    """The report of `inspect_pairs` on a folder; without `problems` it can be trained on."""
 
     pairs: list[Pair]
     sizes: dict[tuple[int, int], int]
@@ -198,10 +218,11 @@ class Finding:
 
 
 def inspect_pairs(folder: Path, degradation: Degradation | None = None, factor: int = 1) -> Finding:
-    """Open every picture of a folder of pairs and report all that is wrong with it at once."""
+    """Open every picture of a folder of pairs and report all its problems at once."""
     matched, alone = _matched(folder, degradation, factor)
     problems = [f"{name}: no partner" for name in alone]
-    pairs, sizes = [], dict[tuple[int, int], int]()
+    pairs: list[Pair] = []
+    sizes: dict[tuple[int, int], int] = {}
     for pair in matched:
         try:
             if not pair.lq and degradation is None:
@@ -221,7 +242,7 @@ def inspect_pairs(folder: Path, degradation: Degradation | None = None, factor: 
 
 
 def contact_sheet(pairs: Sequence[Pair], columns: int = 8, side: int = 160) -> Image:
-    """The first pairs in one picture, each degraded one above its clean one."""
+    """Return the first pairs in one picture, each degraded picture above its clean one."""
     cells = []
     for pair in pairs[:columns]:
         views = pair.read()

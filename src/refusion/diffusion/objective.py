@@ -1,4 +1,4 @@
-"""What training minimises."""
+"""Training losses: of the diffusion network, and of a codec with weights."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from refusion.prediction import Prediction
-from refusion.sde import SDE, Batch
+from refusion.diffusion.prediction import Prediction
+from refusion.diffusion.sde import SDE, Batch
 
 Compare = Literal["output", "reverse-mean", "picture"]
 Loss = Literal["l1", "l2"]
@@ -25,20 +25,20 @@ def diffusion_loss(
     noise: Batch,
     compare: Compare = "output",
     decode: Callable[[Batch], Tensor] = lambda state: state,
-    picture: Tensor | None = None,
+    picture: Float[Tensor, "b picture_c picture_h picture_w"] | None = None,
     loss: Loss = "l1",
 ) -> Float[Tensor, ""]:
-    """Mean error of denoising x_t at the times t = 1 ... T, absolute or squared.
+    """Return the mean error of denoising x_t at the times t = 1 ... T, absolute or squared.
 
     Args:
         compare: "output" compares the network's output with its target. "reverse-mean" compares the
             means of the reverse step t -> t - 1: with a `ReverseStep` prediction that is the papers'
             maximum-likelihood objective (IR-SDE), with any other its form without bias.
             "picture" compares the decoded estimate of x0 with the clean picture.
-        decode: what turns a state into a picture.
-        picture: the clean one; x0 itself where states are pictures.
-        loss: "l1" asks for the median of what is possible, "l2" for the mean. Where most of the time next
-            to nothing is to be changed, that median is no change at all.
+        decode: maps a state to a picture.
+        picture: the clean picture; by default x0, where states are pictures.
+        loss: "l1" is least at the median of the possible clean pictures, "l2" at their mean. Where most
+            samples need almost no change, the median is no change at all.
     """
     x_t = sde.perturb(x0, mu, t, noise)
     output = network(x_t, mu, t.to(x_t.dtype)).to(x_t.dtype)
@@ -64,14 +64,15 @@ def replacing_loss(
     replacing: float,
     regular: float,
 ) -> Float[Tensor, ""]:
-    """What a codec with weights minimises: reconstruction, latent replacing, and tame latents.
+    """Return the training loss of a codec with weights: reconstruction, latent replacing, regularisation.
 
     L1(D(L_lq, H_lq), lq) + replacing L1(D(L_gt, H_lq), gt) + regular (L1(mean L, mean lq) +
-    L1(std L, std lq / 2)), where (L, H) = E(picture) are state and features (Refusion, section 3.4).
-    The second term teaches the decoder to take from the state what tells degraded from clean.
+    L1(std L, std lq / 2)), where (L, H) = E(picture) are latent and features (Refusion, section 3.4).
+    The second term makes the decoder take the difference of degraded and clean from the latent.
 
     Args:
-        drop: pictures whose features are zero in the second term, so that the state alone counts.
+        drop: pictures whose features are zero in the second term, so that the latent alone counts.
+        replacing, regular: weights of the second and the third term.
     """
     latent_lq, features, size = encode(lq)
     latent_gt, _, _ = encode(gt)

@@ -1,5 +1,8 @@
-"""The reverse process as a generator: `sample` asks `denoise` once per step, and a rule turns the answer
-into the next state. A rule is any function of a `Step`, so one's own is as good as these."""
+"""Samplers of the reverse process.
+
+`sample` calls `denoise` once per step, and a rule computes the next state from the estimate of x0. A rule is
+any function of a `Step`; those of a user are used like the ones here.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -9,15 +12,15 @@ from typing import NamedTuple
 
 import torch
 
-from refusion.sde import SDE, Batch, Draw
+from refusion.diffusion.sde import SDE, Batch, Draw
 
 Denoise = Callable[[Batch, int], Batch]
-"""(x_t, t) -> an estimate of x0."""
+"""Maps (x_t, t) to an estimate of x0."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """All that a rule may look at to go from the state x at time t to time r < t."""
+    """The input of a rule, which computes the state at time r < t from the state x at time t."""
 
     sde: SDE
     mu: Batch
@@ -25,7 +28,7 @@ class Step:
     t: int
     r: int
     past: Sequence[tuple[int, Batch]]
-    """The last three times visited and what `denoise` said there, latest first; past[0] is t's."""
+    """Up to three pairs of a time and the estimate of x0 at it, latest first; past[0] is that of t."""
     draw: Draw
 
     @property
@@ -52,7 +55,7 @@ Rule = Callable[[Step], Batch]
 def sample(
     denoise: Denoise, sde: SDE, x: Batch, mu: Batch, times: Sequence[int], rule: Rule, draw: Draw
 ) -> Iterator[State]:
-    """Walk from x at times[0], where `sde.begin` puts it, down to times[-1], usually 0."""
+    """Yield the state after each step, from x, the state at times[0], down to times[-1], usually 0."""
     past: list[tuple[int, Batch]] = []
     for t, r in pairwise(times):
         past = [(t, denoise(x, t)), *past[:2]]
@@ -61,10 +64,13 @@ def sample(
 
 
 def posterior(eta: float = 1.0) -> Rule:
-    """Ancestral sampling with a dial: eta = 1 draws from p(x_r | x_t, x0), eta = 0 is DDIM.
+    """Return the rule of ancestral sampling: eta = 1 draws from p(x_r | x_t, x0), eta = 0 is DDIM.
 
-    y_r = alpha_r y_0 + sqrt(s_r^2 - rho^2) eps + rho z, where rho is eta times the posterior's
-    deviation (Song et al., arXiv 2010.02502, equation 12, of the residual). Ends with x0, no noise.
+    y_r = alpha_r y_0 + sqrt(s_r^2 - rho^2) eps + rho z, where rho is eta times the standard deviation of
+    the posterior (Song et al., arXiv 2010.02502, equation 12, for the residual). The last step returns x0.
+
+    Raises:
+        ValueError: eta is not in [0, 1].
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta is {eta}: give a number from 0 (deterministic) to 1 (posterior)")
@@ -81,11 +87,14 @@ def posterior(eta: float = 1.0) -> Rule:
 
 
 def exponential(order: int = 2, stochastic: bool = False) -> Rule:
-    """Multistep exponential integrators on data prediction, exact in Lambda = log(alpha / s).
+    """Return the rule of a multistep exponential integrator on data prediction.
 
-    DPM-Solver++ (Lu et al., arXiv 2211.01095) and its SDE form (MaRS, arXiv 2502.07856) of the
-    residual: the polynomial through the last `order` estimates of y_0 is integrated exactly.
-    Order 1 is DDIM; the stochastic order 1 is the mean-reverting posterior. Ends with x0 and no noise.
+    DPM-Solver++ (Lu et al., arXiv 2211.01095) and its SDE form (MaRS, arXiv 2502.07856) for the residual:
+    the polynomial in Lambda = log(alpha / s) through the last `order` estimates of y_0 is integrated
+    exactly. Order 1 is DDIM, its stochastic form the mean-reverting posterior. The last step returns x0.
+
+    Raises:
+        ValueError: the order is not 1, 2 or 3.
     """
     if order not in (1, 2, 3):
         raise ValueError(f"order is {order}: give 1, 2 or 3")
@@ -117,10 +126,10 @@ def exponential(order: int = 2, stochastic: bool = False) -> Rule:
 
 
 def euler_maruyama(stochastic: bool = True) -> Rule:
-    """The papers' own sampler (IR-SDE), or their probability-flow ODE's Euler step.
+    """Return the rule of the papers' own sampler (IR-SDE), or of the Euler step of its ODE.
 
-    The former adds noise on its last step too, so even a perfect network leaves noise in the
-    picture. A step over several training times uses the rate accumulated over them.
+    The stochastic rule adds noise in the last step too, so even a perfect network leaves noise in the
+    picture. A step over several training times uses the rate integrated over them.
     """
 
     def rule(step: Step) -> Batch:

@@ -1,7 +1,7 @@
-"""One decreasing table alpha_0 = 1 ... alpha_T = delta is the whole schedule.
+"""Noise schedules, each one decreasing table alpha_0 = 1 ... alpha_T = delta.
 
 The literature's tables follow from it: theta_t dt = log(alpha_{t-1} / alpha_t) and
-thetabar_t dt = -log(alpha_t). Everything here is float64; `sde` rounds it where it is used.
+thetabar_t dt = -log(alpha_t). The tables are float64; `sde` rounds them where it uses them.
 """
 
 import math
@@ -20,22 +20,23 @@ def _cosine(t: Table) -> Table:
     return 1 - f[1:] / f[0]
 
 
-RATES: dict[str, Callable[[Table], Table]] = {
+SCHEDULES: dict[str, Callable[[Table], Table]] = {
     "constant": torch.ones_like,
     "linear": lambda t: 1000 / len(t) * torch.linspace(1e-4, 0.02, len(t), dtype=t.dtype),
     "cosine": _cosine,
 }
-"""theta_t of each named schedule. Cosine rises from 0 to 1: it is not the one of DDPM."""
+"""theta_t by the name of the schedule. Cosine rises from 0 to 1: it is not that of DDPM."""
 
 
 def make_alphas(rates: Table, delta: float = 0.005) -> Table:
-    """alpha_t = exp(-thetabar_t dt), scaled so that alpha_T = delta (IR-SDE).
+    """Return alpha_t = exp(-thetabar_t dt), scaled so that alpha_T = delta (IR-SDE).
 
     Args:
-        rates: theta_0 ... theta_T; theta_0 moves nothing, since alpha_0 = 1.
-        delta: what is left of the clean image's residual at t = T.
+        rates: theta_0 ... theta_T; theta_0 has no effect, since alpha_0 = 1.
+        delta: factor of the clean image's residual at t = T.
 
-    Raises ValueError for a delta outside (0, 1), or without any step.
+    Raises:
+        ValueError: delta is not in (0, 1), or T is 0.
     """
     if not 0 < delta < 1 or len(rates) < 2:
         raise ValueError(f"delta {delta} and {len(rates) - 1} steps: give 0 < delta < 1, one step or more")
@@ -44,13 +45,15 @@ def make_alphas(rates: Table, delta: float = 0.005) -> Table:
 
 
 def timesteps(total: int, steps: int, first: int | None = None) -> list[int]:
-    """`steps` + 1 evenly spaced training times down to 0: what a sampler walks.
+    """Return `steps` + 1 evenly spaced training times, from the first down to 0.
 
     Args:
         total: T.
-        first: where the walk begins, by default at T; nearer to 0 than `steps`, it takes fewer.
+        steps: number of steps of the sampler.
+        first: the first time, by default T; a first time below `steps` is also the number of steps.
 
-    Raises ValueError for fewer than 1 or more than `total` steps: a network knows its own times only.
+    Raises:
+        ValueError: steps is not in 1 ... T; the network was trained at these times only.
     """
     if not 1 <= steps <= total:
         raise ValueError(f"steps is {steps}: this model was trained with {total}, give 1 to {total}")

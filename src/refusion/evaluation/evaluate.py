@@ -1,40 +1,42 @@
-"""Measure a model on pairs: what `refusion evaluate` prints and what validation selects by."""
+"""Evaluation of a model on pairs, for `refusion evaluate` and for validation in training."""
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from refusion.codec import Codec
-from refusion.data import Pair
-from refusion.errors import hint
-from refusion.image import Image
-from refusion.metrics import luma, psnr, ssim
-from refusion.perceptual import Perceptual, frechet
-from refusion.restorer import Restorer, suited_codec
+from refusion.data.pairs import Pair
+from refusion.errors import Notice, hint
+from refusion.evaluation.metrics import luma, psnr, ssim
+from refusion.evaluation.perceptual import Perceptual, frechet
+from refusion.imaging.image import Image
+from refusion.restoring.codec import Codec, codec_with_tiling
+from refusion.restoring.memory import free_memory
+from refusion.restoring.request import Options
+from refusion.restoring.restorer import Restorer
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How published numbers were measured; in 8 bit, and with a step at every training time.
+    """The settings of a published measurement: in 8 bit, with a step at every training time.
 
     Args:
-        border: pixels left out on each side.
-        sampler: a name in `refusion.restorer.SAMPLERS`.
-        headline: the colours of the published scores.
+        border: pixels that are cropped on each side.
+        sampler: a name in `refusion.restoring.request.SAMPLERS`.
+        headline: colour space of the published scores.
     """
 
     border: int
     sampler: str
     headline: str
 
-    def options(self, steps: int) -> dict[str, Any]:
-        """Of sampling, for a process of so many steps."""
+    def options(self, steps: int) -> Options:
+        """Return the sampling options for a process of so many training times."""
         return {"steps": steps, "sampler": self.sampler, "eta": 1.0}
 
     def __str__(self) -> str:
@@ -47,23 +49,23 @@ PROTOCOLS: Mapping[str, Protocol] = {
     "whole": Protocol(0, "euler-maruyama", "RGB"),
     "denoising": Protocol(0, "euler-ode", "RGB"),
 }
-"""As in the test scripts that came with IR-SDE and Refusion (Luo et al. 2023, arXiv 2301.11699, 2304.08291).
+"""Protocols of the test scripts of IR-SDE and Refusion (Luo et al. 2023, arXiv 2301.11699, 2304.08291).
 
-"paper" is that of deblurring, deraining, inpainting, shadow removal and super-resolution, and "posterior" the
-same since posterior sampling (arXiv 2404.09732); "whole" that of two views and of validation while training;
-"denoising" that of Gaussian noise. Without any, the whole picture counts, and the model's own sampling.
+"paper" is for deblurring, deraining, inpainting, shadow removal and super-resolution; "posterior" is the same
+with posterior sampling (arXiv 2404.09732); "whole" is for two views and for validation in training;
+"denoising" is for Gaussian noise. Without a protocol the border is 0 and the sampling the model's own.
 """
 
 
 def protocol(name: str) -> Protocol:
-    """A protocol by name.
+    """Return a protocol by name.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: the name is unknown.
     """
     if name not in PROTOCOLS:
-        known = f"there are {', '.join(PROTOCOLS)}"
-        raise ValueError(f"unknown protocol {name!r}{hint(name, PROTOCOLS)}: {known}")
+        choices = f"there are {', '.join(PROTOCOLS)}"
+        raise ValueError(f"unknown protocol {name!r}{hint(name, PROTOCOLS)}: {choices}")
     return PROTOCOLS[name]
 
 
@@ -79,21 +81,21 @@ class Scores:
 
 @dataclass(frozen=True)
 class Gate:
-    """PSNR in dB of what a codec with weights decodes; L is the state, H the features.
+    """PSNR in dB of pictures decoded by a codec with weights; L is the latent, H are the features.
 
-    Only where `replaced` is well above `kept` can a diffusion of the state restore anything.
+    A diffusion of the latent can restore something only if `replaced` is well above `kept`.
     """
 
     reconstruction: float
-    """D(L_lq, H_lq) of the degraded picture."""
+    """D(L_lq, H_lq) against the degraded picture."""
     replaced: float
-    """D(L_gt, H_lq) of the clean picture."""
+    """D(L_gt, H_lq) against the clean picture."""
     kept: float
-    """D(L_lq, H_lq) of the clean picture."""
+    """D(L_lq, H_lq) against the clean picture."""
 
     @property
     def gain(self) -> float:
-        """By replacing, in dB."""
+        """Gain of PSNR in dB by replacing the latent."""
         return self.replaced - self.kept
 
     def __str__(self) -> str:
@@ -108,11 +110,15 @@ S = TypeVar("S", Scores, Gate)
 
 @dataclass(frozen=True)
 class Row:
-    """One picture: how good it came in and went out.
+    """The evaluation of one picture.
 
     Args:
-        distances: of perceptual metrics, by name; the input's and the output's.
-        features: of the input, the output and the truth, for FID.
+        name: of the picture.
+        input: scores of the input picture.
+        output: scores of the restored picture.
+        distances: perceptual distances of the input and the output, by metric.
+        features: features of the input, the output and the ground truth, for FID.
+        notices: notices of the restoration.
     """
 
     name: str
@@ -120,20 +126,22 @@ class Row:
     output: Scores
     distances: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     features: tuple[Tensor, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
 
 def score(image: Image, truth: Image, border: int = 0) -> Scores:
-    """Compare as files are compared: rounded to 8 bit, `border` pixels cropped on each side.
+    """Score a picture after rounding to 8 bit and cropping `border` pixels on each side.
 
     Raises:
-        ValueError: the sizes differ, or the border leaves nothing.
+        ValueError: the sizes differ, or the border is negative or leaves no pixels.
     """
     if border < 0:
         raise ValueError(f"border is {border}: give 0 or more")
     if min(truth.size) <= 2 * border:
         raise ValueError(f"border is {border}: it leaves nothing of {truth.size[0]}x{truth.size[1]}")
     inner = slice(border, -border or None)
-    a, b = (np.round(x.pixels[inner, inner] * 255) / 255 for x in (image, truth))
+    a = np.round(image.pixels[inner, inner] * 255) / 255
+    b = np.round(truth.pixels[inner, inner] * 255) / 255
     return Scores(psnr(a, b), ssim(a, b), psnr(luma(a), luma(b)), ssim(luma(a), luma(b)))
 
 
@@ -142,65 +150,70 @@ def evaluate(
     pairs: Iterable[Pair],
     border: int = 0,
     perceptual: Perceptual = Perceptual(),
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Iterator[tuple[Row, Image]]:
-    """Restore every pair's degraded picture and score it; `options` are fields of `Sampling`. Of two
-    views each is scored.
+    """Restore and score the degraded picture of every pair, or each of its two views.
 
     Args:
-        perceptual: metrics on the restorer's device, which see whole pictures, without a border.
+        restore: the model.
+        pairs: to evaluate.
+        border: see `score`.
+        perceptual: metrics on the restorer's device; they see whole pictures, without cropping a border.
+        options: of every restoration.
     """
     for pair in pairs:
         views = pair.read()
-        restored = restore.views(
-            views.lq, **({"condition": views.condition} if views.condition else {}) | options
-        )
-        for name, lq, gt, made in zip(pair.names, views.lq, views.gt, restored, strict=True):
-            given = restore.prepared(lq)
-            scores = score(given, gt, border), score(made, gt, border)
-            yield Row(name, *scores, *_perceived(perceptual, restore.device, given, made, gt)), made
+        settings: Options = {"condition": views.condition, **options} if views.condition else options
+        result = restore.run(restore.request(*views.lq, **settings))
+        for name, lq, gt, restored in zip(pair.names, views.lq, views.gt, result.images, strict=True):
+            entered = restore.upscale_input(lq)
+            scores = score(entered, gt, border), score(restored, gt, border)
+            perceived = _perceived(perceptual, restore.device, entered, restored, gt)
+            yield Row(name, *scores, *perceived, result.notices), restored
 
 
 @torch.inference_mode()
 def _perceived(
     perceptual: Perceptual, device: torch.device, *images: Image
 ) -> tuple[dict[str, tuple[float, float]], tuple[Tensor, ...]]:
-    """Distances of the input and the output to the truth, and the features of all three.
+    """Return the distances of the input and the output to the ground truth, and the features of all three.
 
-    As published, distances see pictures before they are rounded, and features those of files, in 8 bit.
+    As published, distances are of unrounded pictures, and features of pictures rounded to 8 bit.
     """
     if not perceptual.distances and perceptual.features is None:
         return {}, ()
-    lq, made, gt = (image.tensor()[None].to(device) for image in images)
+    lq, restored, gt = [image.tensor()[None].to(device) for image in images]
     distances = {
-        name: (float(distance(lq, gt)), float(distance(made, gt)))
+        name: (float(distance(lq, gt)), float(distance(restored, gt)))
         for name, distance in perceptual.distances.items()
     }
     if perceptual.features is None:
         return distances, ()
     features = perceptual.features
-    return distances, tuple(features((z * 255).round() / 255)[0].cpu() for z in (lq, made, gt))
+    return distances, tuple(features((z * 255).round() / 255)[0].cpu() for z in (lq, restored, gt))
 
 
 def perceived(rows: Sequence[Row]) -> dict[str, tuple[list[float], list[float]]]:
-    """By perceptual metric, every row's input and output; FID, which is of all rows together, is the same
-    for each.
+    """Return the perceptual scores of all inputs and of all outputs, by metric.
+
+    FID, which is of all rows together, is repeated for each.
 
     Raises:
         ValueError: see `frechet`.
     """
-    found = {}
+    scores = {}
     for name in rows[0].distances:
-        inputs, outputs = zip(*(row.distances[name] for row in rows), strict=True)
-        found[name] = (list(inputs), list(outputs))
+        inputs = [row.distances[name][0] for row in rows]
+        outputs = [row.distances[name][1] for row in rows]
+        scores[name] = (inputs, outputs)
     if rows[0].features:
-        lq, made, gt = (torch.stack(z) for z in zip(*(row.features for row in rows), strict=True))
-        found["fid"] = ([frechet(lq, gt)] * len(rows), [frechet(made, gt)] * len(rows))
-    return found
+        lq, restored, gt = [torch.stack([row.features[i] for row in rows]) for i in range(3)]
+        scores["fid"] = ([frechet(lq, gt)] * len(rows), [frechet(restored, gt)] * len(rows))
+    return scores
 
 
 def mean_scores(scores: Sequence[S]) -> S:
-    """The mean over pictures of each score; equal pictures count as 100 dB."""
+    """Return the mean of each score over pictures; equal pictures count as 100 dB."""
     kind = type(scores[0])
     columns = [[min(getattr(s, f.name), 100.0) for s in scores] for f in fields(kind)]
     return kind(*(float(np.mean(column)) for column in columns))
@@ -208,21 +221,22 @@ def mean_scores(scores: Sequence[S]) -> S:
 
 @torch.inference_mode()
 def replace_latent(codec: Codec, lq: Image, gt: Image) -> tuple[Gate, Image]:
-    """Decode both states of a pair with the degraded picture's features: how good, and the replaced one."""
+    """Return the gate of a pair, and D(L_gt, H_lq), its picture with the latent replaced."""
     device = next(codec.parameters()).device
-    pictures = [z.tensor()[None].to(device) for z in (lq, gt)]
-    fitted = suited_codec(codec, pictures[0])
-    degraded, clean = (fitted.encode(z) for z in pictures)
-    kept, replaced = (
-        lq.with_pixels(fitted.decode(mu, degraded.features, degraded.size)[0].clamp(0, 1))
-        for mu in (degraded.mu, clean.mu)
-    )
+    picture = lq.tensor()[None].to(device)
+    fitted = codec_with_tiling(codec, picture, free_memory(device))
+    degraded = fitted.encode(picture)
+    clean = fitted.encode(gt.tensor()[None].to(device))
+
+    def decode(mu: Tensor) -> Image:
+        return lq.with_pixels(fitted.decode(mu, degraded.features, degraded.size)[0].clamp(0, 1))
+
+    kept, replaced = decode(degraded.mu), decode(clean.mu)
     return Gate(score(kept, lq).psnr, score(replaced, gt).psnr, score(kept, gt).psnr), replaced
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """One line for each picture: its name, the input's scores and the output's, then those of perceptual
-    metrics."""
+    """Write a line for each picture: name, scores of input and output, then perceptual scores of both."""
     more = perceived(rows)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -1,7 +1,7 @@
-"""The network whose features FID compares: Inception v3 (Szegedy et al., arXiv 1512.00567).
+"""Inception v3 (Szegedy et al., arXiv 1512.00567), whose features FID compares.
 
-Names are torchvision's, as in the weights of pytorch-fid. These mean a network of their own: averages do not
-count the padding, and the last block pools by maximum.
+Names are torchvision's, as in the weights of pytorch-fid. Those are for a network that differs from
+torchvision's: average pooling does not count the padding, and the last block has max pooling.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class _Layer(NamedTuple):
-    """A unit's name, the channels that it makes and its kernel."""
+    """The name, output channels and kernel of a unit."""
 
     name: str
     out: int
@@ -25,11 +25,12 @@ Branch = list[_Layer]
 
 
 def _branch(name: str, *shapes: tuple[int, int, int], last: str = "") -> Branch:
-    """Units one after another, of (channels, height, width), named name_1, name_2 ...; a single one has no
-    number.
+    """Return a sequence of units with names name_1, name_2 ...; the name of a single unit has no number.
 
     Args:
-        last: ends the last one's name instead of its number.
+        name: of the branch.
+        shapes: output channels and height and width of the kernel of each unit.
+        last: ending of the last unit's name, instead of its number.
     """
     ends = [f"_{i + 1}" for i in range(len(shapes))] if len(shapes) > 1 else [""]
     ends[-1] = last or ends[-1]
@@ -37,7 +38,7 @@ def _branch(name: str, *shapes: tuple[int, int, int], last: str = "") -> Branch:
 
 
 class _Unit(nn.Module):
-    """Convolution, normalisation, ReLU."""
+    """Convolution, batch normalisation, ReLU."""
 
     def __init__(
         self, channels: int, out: int, kernel: tuple[int, int], stride: int = 1, padded: bool = True
@@ -46,18 +47,19 @@ class _Unit(nn.Module):
         padding = (kernel[0] // 2, kernel[1] // 2) if padded else 0
         self.conv = nn.Conv2d(channels, out, kernel, stride, padding, bias=False)
         self.bn = nn.BatchNorm2d(out, eps=0.001)
-        self.bn.num_batches_tracked = None  # it is for training only, and files may lack it
+        self.bn.num_batches_tracked = None  # for training only; files may lack it
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out unit_h unit_w"]:
         return F.relu(self.bn(self.conv(x)))
 
 
 class _Block(nn.ModuleDict):
-    """Branches side by side, and the pooled input as the last one.
+    """Parallel branches, the last of which pools the input; their outputs are concatenated.
 
     Args:
-        branches: two may share their first units.
-        pooled: channels of a unit after the pool. Without one the block halves the size.
+        branches: two of them may share their first units.
+        pool: the pooling of the last branch.
+        pooled: channels of a unit after the pool; 0 for a block without this unit, which halves the size.
     """
 
     def __init__(self, channels: int, branches: Iterable[Branch], pool: nn.Module, pooled: int = 0) -> None:
@@ -76,19 +78,20 @@ class _Block(nn.ModuleDict):
         if pooled:
             self["branch_pool"] = _Unit(channels, pooled, (1, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        made = []
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b width block_h block_w"]:
+        outputs = []
         for branch in self.branches:
             y = x
             for layer in branch:
                 y = self[layer.name](y)
-            made.append(y)
+            outputs.append(y)
         y = self["pool"](x)
-        return torch.cat([*made, self["branch_pool"](y) if self.pooled else y], dim=1)
+        outputs.append(self["branch_pool"](y) if self.pooled else y)
+        return torch.cat(outputs, dim=1)
 
 
 def _blocks(channels: int) -> Iterator[tuple[str, _Block]]:
-    """All after the stem."""
+    """Yield the names and blocks after the stem."""
     for name, branches, pool, pooled in _shapes():
         block = _Block(channels, branches, pool, pooled)
         channels = block.width
@@ -96,7 +99,7 @@ def _blocks(channels: int) -> Iterator[tuple[str, _Block]]:
 
 
 def _shapes() -> Iterator[tuple[str, list[Branch], nn.Module, int]]:
-    """Names, branches, pools and channels after the pool."""
+    """Yield the name, branches, pool and channels after the pool of each block."""
     mean, halving = nn.AvgPool2d(3, 1, 1, count_include_pad=False), nn.MaxPool2d(3, 2)
     double = _branch("branch3x3dbl", (64, 1, 1), (96, 3, 3), (96, 3, 3))
     for name, pooled in (("5b", 32), ("5c", 64), ("5d", 64)):
@@ -123,7 +126,7 @@ class Inception(nn.Sequential):
     """The 2048 features of a picture that FID compares (Heusel et al., arXiv 1706.08500).
 
     Args:
-        side: of the squares to which pictures are resized; the weights are for 299.
+        side: of the squares to which pictures are resized; 299 for the published weights.
     """
 
     def __init__(self, side: int = 299) -> None:
@@ -143,7 +146,7 @@ class Inception(nn.Sequential):
             self.add_module(name, layer)
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 2048"]:
-        """Features of pictures in [0, 1]."""
+        """Return the features of pictures in [0, 1]."""
         x = 2 * F.interpolate(x, (self.side, self.side), mode="bilinear") - 1
         for layer in self:
             x = layer(x)

@@ -1,4 +1,4 @@
-"""PSNR and SSIM as the literature computes them, on arrays in [0, 1]."""
+"""PSNR and SSIM as in the literature, of arrays in [0, 1]."""
 
 import numpy as np
 import torch
@@ -9,13 +9,13 @@ Array = Float[np.ndarray, "h w c"]
 
 
 def luma(rgb: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 1"]:
-    """The Y of ITU-R BT.601 in studio range, 16/255 ... 235/255, as MATLAB's rgb2ycbcr gives it."""
+    """Return Y of ITU-R BT.601 in studio range, 16/255 ... 235/255, as MATLAB's rgb2ycbcr."""
     weights = np.array([65.481, 128.553, 24.966], dtype=np.float64) / 255
     return (rgb.astype(np.float64) @ weights + 16 / 255)[..., None]
 
 
 def psnr(a: Array, b: Array) -> float:
-    """Peak signal-to-noise ratio in dB; infinite for equal pictures.
+    """Return the peak signal-to-noise ratio in dB; infinite for equal pictures.
 
     Raises:
         ValueError: the shapes differ.
@@ -27,9 +27,10 @@ def psnr(a: Array, b: Array) -> float:
 
 
 def ssim(a: Array, b: Array) -> float:
-    """Structural similarity (Wang et al. 2004), as their MATLAB program gives it: Gaussian window 11 x 11,
-    sigma 1.5, where it lies inside the picture; averaged over the channels. Pictures with a side under 11
-    use the largest odd window that fits.
+    """Return the structural similarity (Wang et al. 2004), as computed by their MATLAB program.
+
+    The Gaussian window is 11 x 11 with sigma 1.5 and lies inside the picture; pictures with a side under 11
+    use the largest odd window that fits. The result is the mean over positions and channels.
 
     Raises:
         ValueError: the shapes differ.
@@ -41,8 +42,9 @@ def ssim(a: Array, b: Array) -> float:
     window = torch.exp(-(offsets**2) / (2 * 1.5**2))
     window = window / window.sum()
 
-    # Around grey, float32 is within 1e-5 of float64; one group per map is five times faster than a batch.
-    x, y = (torch.from_numpy((z - 0.5).astype(np.float32)).permute(2, 0, 1) for z in (a, b))
+    # Centred at grey, float32 is within 1e-5 of float64; one group per map is five times faster than a batch.
+    x = torch.from_numpy((a - 0.5).astype(np.float32)).permute(2, 0, 1)
+    y = torch.from_numpy((b - 0.5).astype(np.float32)).permute(2, 0, 1)
     maps = torch.cat([x, y, x * x, y * y, x * y])[None]
     columns = window.reshape(1, 1, -1, 1).expand(maps.shape[1], 1, -1, 1)
     blurred = F.conv2d(F.conv2d(maps, columns, groups=len(columns)), columns.mT, groups=len(columns))

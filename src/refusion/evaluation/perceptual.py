@@ -1,7 +1,7 @@
-"""Perceptual metrics: LPIPS, DISTS and FID, with weights that the user brings; lower is better in all.
+"""Perceptual metrics: LPIPS, DISTS and FID, with weights from the user's files; lower is better for all.
 
 Parameters have the names of the published files: torchvision's `features.*`, LPIPS' `lin0.model.1.weight`
-and so on, DISTS' `alpha` and `beta`, and those of `refusion.inception`. Pictures are RGB in [0, 1].
+and so on, DISTS' `alpha` and `beta`, and those of `inception.py`. Pictures are RGB in [0, 1].
 """
 
 import re
@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from refusion.errors import CheckpointError, first_line, hint
+from refusion.evaluation.inception import Inception
 from refusion.files import load_tensors
-from refusion.inception import Inception
 
 Pictures = Float[Tensor, "b 3 h w"]
 Distance = Callable[[Pictures, Pictures], Float[Tensor, " b"]]
@@ -27,11 +27,11 @@ Features = Callable[[Pictures], Float[Tensor, "b n"]]
 
 @dataclass(frozen=True)
 class Perceptual:
-    """What else pictures are measured by.
+    """Perceptual metrics with their weights.
 
     Args:
-        distances: of pictures to others of equal size, by name.
-        features: what `frechet` compares.
+        distances: metrics of two batches of equal size, by name.
+        features: network whose features `frechet` compares; None without FID.
     """
 
     distances: Mapping[str, Distance] = field(default_factory=dict)
@@ -39,13 +39,14 @@ class Perceptual:
 
 
 def _standard(x: Pictures) -> Pictures:
-    """As networks see it that were trained on ImageNet; the constants of LPIPS are these, too."""
-    mean, std = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    """Normalise pictures by the statistics of ImageNet, as torchvision's networks and LPIPS expect."""
+    mean = (0.485, 0.456, 0.406)
+    std = (0.229, 0.224, 0.225)
     return (x - x.new_tensor(mean)[:, None, None]) / x.new_tensor(std)[:, None, None]
 
 
 class _Tapped(nn.Module):
-    """The convolutions of a classifier under torchvision's names, and the maps after some of them."""
+    """The convolutional part of a classifier, with torchvision's names, of which some maps are used."""
 
     def __init__(self, features: nn.Sequential, taps: Sequence[int], smallest: int) -> None:
         super().__init__()
@@ -53,24 +54,26 @@ class _Tapped(nn.Module):
         self.widths = [len(features[tap - 1].get_parameter("weight")) for tap in taps]
 
     def maps(self, x: Pictures) -> list[Tensor]:
+        """Return the maps after the layers `taps`."""
         height, width = x.shape[-2:]
         if min(height, width) < self.smallest:
             raise ValueError(
                 f"{width}x{height} is too small: this metric needs {self.smallest} pixels a side"
             )
-        x, found = _standard(x), []
+        x = _standard(x)
+        tapped = []
         for i, layer in enumerate(self.features):
             x = layer(x)
             if i in self.taps:
-                found.append(x)
-        return found
+                tapped.append(x)
+        return tapped
 
 
 class Lpips(_Tapped):
     """Learned perceptual image patch similarity, version 0.1 (Zhang et al., CVPR 2018, arXiv 1801.03924).
 
-    The sum over layers of the mean over positions of w . (x - y)^2, x and y being the maps of both pictures
-    with unit length at each position.
+    It is the sum over layers of the mean over positions of w . (x - y)^2, where x and y are the maps of both
+    pictures, normalised to unit length at each position.
     """
 
     def __init__(self, features: nn.Sequential, taps: Sequence[int], smallest: int) -> None:
@@ -80,23 +83,24 @@ class Lpips(_Tapped):
             self.add_module(f"lin{i}", nn.ModuleDict({"model": head}))
 
     def forward(self, a: Pictures, b: Pictures) -> Float[Tensor, " b"]:
-        """Distance 0 (equal) and more.
+        """Return distances, 0 for equal pictures.
 
         Raises:
             ValueError: a side is too short for the layers.
         """
         total = a.new_zeros(len(a))
         for i, (x, y) in enumerate(zip(self.maps(a), self.maps(b), strict=True)):
-            x, y = (z / (z.norm(dim=1, keepdim=True) + 1e-10) for z in (x, y))
-            total = total + self.get_submodule(f"lin{i}.model")((x - y) ** 2).mean((1, 2, 3))
+            unit_x = x / (x.norm(dim=1, keepdim=True) + 1e-10)
+            unit_y = y / (y.norm(dim=1, keepdim=True) + 1e-10)
+            total = total + self.get_submodule(f"lin{i}.model")((unit_x - unit_y) ** 2).mean((1, 2, 3))
         return total
 
 
 class Dists(_Tapped):
     """Deep image structure and texture similarity (Ding et al., arXiv 2004.07728).
 
-    1 minus the weighted mean over channels of the similarity of means (texture, alpha) and of the correlation
-    (structure, beta); the picture itself is the first of six layers. Pictures are not resized.
+    It is 1 minus the weighted mean over channels of the similarity of means (texture, alpha) and of the
+    correlation (structure, beta); the picture itself is the first of six layers. Pictures are not resized.
     """
 
     def __init__(self, features: nn.Sequential, taps: Sequence[int], smallest: int) -> None:
@@ -106,17 +110,19 @@ class Dists(_Tapped):
         self.beta = nn.Parameter(torch.empty(1, channels, 1, 1))
 
     def forward(self, a: Pictures, b: Pictures) -> Float[Tensor, " b"]:
-        """Distance 0 (equal) to 2.
+        """Return distances from 0, for equal pictures, to 2.
 
         Raises:
             ValueError: a side is too short for the layers.
         """
         texture, structure = [], []
         for x, y in zip([a, *self.maps(a)], [b, *self.maps(b)], strict=True):
-            (m_x, x), (m_y, y) = ((z.mean((2, 3)), z - z.mean((2, 3), keepdim=True)) for z in (x, y))
+            m_x, m_y = x.mean((2, 3)), y.mean((2, 3))
             texture.append((2 * m_x * m_y + 1e-6) / (m_x**2 + m_y**2 + 1e-6))
-            products = ((u * v).mean((2, 3)) for u, v in ((x, y), (x, x), (y, y)))
-            cov, v_x, v_y = products
+            d_x = x - x.mean((2, 3), keepdim=True)
+            d_y = y - y.mean((2, 3), keepdim=True)
+            cov = (d_x * d_y).mean((2, 3))
+            v_x, v_y = (d_x * d_x).mean((2, 3)), (d_y * d_y).mean((2, 3))
             structure.append((2 * cov + 1e-6) / (v_x + v_y + 1e-6))
         alpha, beta = self.alpha.flatten(), self.beta.flatten()
         unlike = (1 - torch.cat(texture, 1)) @ alpha + (1 - torch.cat(structure, 1)) @ beta
@@ -124,7 +130,7 @@ class Dists(_Tapped):
 
 
 class _L2Pool(nn.Module):
-    """Halves a map: the root of the mean square under a Hann window of 3 x 3 (DISTS)."""
+    """Pooling that halves a map: the root mean square under a Hann window of 3 x 3 (DISTS)."""
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c half_h half_w"]:
         bell = x.new_tensor([0.25, 0.5, 0.25])
@@ -133,7 +139,7 @@ class _L2Pool(nn.Module):
 
 
 def _alexnet() -> nn.Sequential:
-    """As far as its last map (Krizhevsky 2014, arXiv 1404.5997)."""
+    """Return AlexNet up to its last ReLU (Krizhevsky 2014, arXiv 1404.5997)."""
     return nn.Sequential(
         *(nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
         *(nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
@@ -144,11 +150,12 @@ def _alexnet() -> nn.Sequential:
 
 
 def _vgg16(pool: Callable[[], nn.Module]) -> nn.Sequential:
-    """As far as its last map (Simonyan and Zisserman 2015, arXiv 1409.1556)."""
+    """Return VGG-16 up to its last ReLU, without weights (Simonyan and Zisserman, arXiv 1409.1556)."""
     layers: list[nn.Module] = []
     channels = 3
     for depth, width in ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)):
-        layers += [pool()] if layers else []
+        if layers:
+            layers.append(pool())
         for _ in range(depth):
             layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
             channels = width
@@ -156,27 +163,29 @@ def _vgg16(pool: Callable[[], nn.Module]) -> nn.Sequential:
 
 
 def frechet(a: Float[Tensor, "m d"], b: Float[Tensor, "n d"]) -> float:
-    """FID: the squared Fréchet distance of two Gaussians with the means and covariances of both sets,
-    |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)).
+    """Return FID, the squared Fréchet distance of two Gaussians with the moments of both sets.
+
+    |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), with means m and covariances C.
 
     Raises:
-        ValueError: a set of one has no covariance.
+        ValueError: a set has fewer than 2 pictures.
     """
     if min(len(a), len(b)) < 2:
         raise ValueError("FID of 1 picture: it compares sets, give at least 2")
-    x, y = (z.double().cpu() for z in (a, b))
+    x, y = a.double().cpu(), b.double().cpu()
     shift = (x.mean(0) - y.mean(0)).square().sum()
     # C = R^T R, and the trace of the root is the sum of the singular values of R_a R_b^T.
-    r_x, r_y = (torch.linalg.qr((z - z.mean(0)) / (len(z) - 1) ** 0.5, mode="r").R for z in (x, y))
+    r_x = torch.linalg.qr((x - x.mean(0)) / (len(x) - 1) ** 0.5, mode="r").R
+    r_y = torch.linalg.qr((y - y.mean(0)) / (len(y) - 1) ** 0.5, mode="r").R
     overlap = torch.linalg.svdvals(r_x @ r_y.T).sum()
     return max(0.0, float(shift + r_x.square().sum() + r_y.square().sum() - 2 * overlap))
 
 
-class _Kind(NamedTuple):
-    """A metric without weights, and which files hold them."""
+class Metric(NamedTuple):
+    """The constructor of a metric, and the files of its weights for messages; "" if it has no weights."""
 
     build: Callable[[], nn.Module]
-    files: str
+    files: str = ""
 
 
 _VGG = "torchvision's vgg16 (https://download.pytorch.org/models/vgg16-397923af.pth)"
@@ -185,48 +194,49 @@ _LIN = "in lpips/weights/v0.1 of https://github.com/richzhang/PerceptualSimilari
 _FID = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights"
 _VGG_TAPS = (3, 8, 15, 22, 29)
 
-METRICS: Mapping[str, _Kind] = {
-    "lpips-alex": _Kind(
+METRICS: dict[str, Metric] = {
+    "lpips-alex": Metric(
         lambda: Lpips(_alexnet(), (1, 4, 7, 9, 11), 31), f"{_ALEX} and the linear heads alex.pth ({_LIN})"
     ),
-    "lpips-vgg": _Kind(
+    "lpips-vgg": Metric(
         lambda: Lpips(_vgg16(partial(nn.MaxPool2d, 2)), _VGG_TAPS, 16),
         f"{_VGG} and the linear heads vgg.pth ({_LIN})",
     ),
-    "dists": _Kind(
+    "dists": Metric(
         lambda: Dists(_vgg16(_L2Pool), _VGG_TAPS, 1),
         f"{_VGG} and weights.pt (in DISTS_pytorch of https://github.com/dingkeyan93/DISTS)",
     ),
-    "fid": _Kind(Inception, f"Inception's ({_FID}/pt_inception-2015-12-05-6726825d.pth)"),
+    "fid": Metric(Inception, f"Inception's ({_FID}/pt_inception-2015-12-05-6726825d.pth)"),
 }
-"""By the names under which they are asked for."""
+"""Metrics by name. One of your own: `METRICS["mine"] = Metric(Mine)`."""
 
 
 def load(wanted: Sequence[str], device: str | torch.device = "cpu") -> Perceptual:
-    """Metrics with the weights of files.
+    """Load metrics with weights from files.
 
     Args:
-        wanted: each as NAME=FILE,FILE ..., a name in `METRICS` and the files that hold its weights, in any
-            order; safetensors or what `torch.save` wrote. A file that is not there may be OWNER/REPO:FILE, of
-            the Hugging Face hub.
+        wanted: metrics as NAME=FILE,FILE ..., each a name in `METRICS` and the files of its weights in any
+            order, in the formats of safetensors or `torch.save`. OWNER/REPO:FILE is a file of the Hugging
+            Face hub.
+        device: of the metrics.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: a name is unknown.
         CheckpointError: a file is missing or damaged; a tensor is missing, not finite or of another shape.
     """
-    made = {}
-    for given in wanted:
-        name, _, files = given.partition("=")
+    metrics = {}
+    for assignment in wanted:
+        name, _, files = assignment.partition("=")
         if name not in METRICS:
             raise ValueError(f"unknown metric {name!r}{hint(name, METRICS)}: there are {', '.join(METRICS)}")
-        made[name] = _filled(name, [file for file in files.split(",") if file]).to(device)
-    features = made.pop("fid", None)
-    return Perceptual(made, features)
+        metrics[name] = _filled(name, [file for file in files.split(",") if file]).to(device)
+    features = metrics.pop("fid", None)
+    return Perceptual(metrics, features)
 
 
 def _filled(name: str, files: Sequence[str]) -> nn.Module:
     build, needed = METRICS[name]
-    if not files:
+    if needed and not files:
         raise CheckpointError(f"{name} comes without weights: give {name}=FILE,... with {needed}")
     tensors = {key: value for file in files for key, value in _tensors(_local(file)).items()}
     with torch.device("meta"):
@@ -240,14 +250,17 @@ def _filled(name: str, files: Sequence[str]) -> nn.Module:
             shape = "not finite" if have.shape == value.shape else f"{tuple(have.shape)}"
             raise CheckpointError(f"{name}: {key} is {shape} instead of {tuple(value.shape)}; give {needed}")
     weights = {key: tensors[key].float() for key in expected}
-    module.load_state_dict(weights, strict=False, assign=True)  # strictly, normalisation wants its count, too
+    module.load_state_dict(
+        weights, strict=False, assign=True
+    )  # not strict, for the counts of batch normalisation
     return module.eval().requires_grad_(False)
 
 
 def _local(file: str) -> Path:
-    """The file, fetched from the hub where there is none of its name."""
+    """Return the path of a file, which is downloaded from the hub if it does not exist."""
     path = Path(file)
-    if path.exists() or not (found := re.fullmatch(r"([\w.-]+/[\w.-]+):(.+)", file)):
+    on_hub = re.fullmatch(r"([\w.-]+/[\w.-]+):(.+)", file)
+    if path.exists() or on_hub is None:
         return path
     try:
         from huggingface_hub import hf_hub_download
@@ -256,14 +269,14 @@ def _local(file: str) -> Path:
             f"{file}: no such file, and the hub needs pip install 'refusion[hub]'"
         ) from error
     try:
-        return Path(hf_hub_download(found[1], found[2]))
-    except Exception as error:  # whatever the network and the hub say
-        said = first_line(error)
-        raise CheckpointError(f"{file}: not to be had from the hub ({said}); give a file") from error
+        return Path(hf_hub_download(on_hub[1], on_hub[2]))
+    except Exception as error:  # the network and the hub raise many types
+        reason = first_line(error)
+        raise CheckpointError(f"{file}: not to be had from the hub ({reason}); give a file") from error
 
 
 def _tensors(path: Path) -> Mapping[str, Any]:
-    """What a file holds by name."""
+    """Read the tensors of a file by name."""
     content = load_tensors(path, "give a file, or OWNER/REPO:FILE of the hub")
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: a {type(content).__name__} instead of tensors by name")

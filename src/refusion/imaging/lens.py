@@ -1,4 +1,4 @@
-"""The lenses of the NTIRE 2023 bokeh challenge, and the three numbers that tell a network what is wanted."""
+"""The lenses of the NTIRE 2023 bokeh challenge, and the condition of a network for bokeh."""
 
 import math
 import re
@@ -17,7 +17,7 @@ class Lens:
 
     Args:
         maker: Canon or Sony.
-        focal: length in mm.
+        focal: focal length in mm.
         f_number: focal length divided by the diameter of the aperture.
     """
 
@@ -27,7 +27,7 @@ class Lens:
 
     @staticmethod
     def parse(name: str) -> "Lens":
-        """The lens of a name of the challenge, as Canon50mmf1.4BS; `str` gives the name back.
+        """Return the lens of a name of the challenge, as Canon50mmf1.4BS; `str` is the inverse.
 
         Raises:
             DataError: the name has another form, or an unknown maker.
@@ -42,7 +42,7 @@ class Lens:
 
     @property
     def number(self) -> float:
-        """What published models are told: ten times the f-number, below 0 for Canon."""
+        """The lens as a number, as published models expect it: ten times the f-number, negative for Canon."""
         return SIGNS[self.maker] * self.f_number * 10
 
 
@@ -50,20 +50,22 @@ LENSES = tuple(Lens(maker, 50, f_number) for maker in SIGNS for f_number in (1.4
 
 
 def condition(source: Lens, target: Lens, disparity: float) -> tuple[float, float, float]:
-    """What a network is told: the lens of the picture, the lens it should look as if taken with, and how
-    strongly the background is out of focus."""
+    """Return the condition of a picture: the lens it was taken with, the lens it should look as if taken
+    with, and the disparity of the background, a measure of its distance from the focal plane."""
     return source.number, target.number, disparity
 
 
 def read_metadata(path: Path) -> dict[str, tuple[float, float, float]]:
-    """The condition of each picture of a text file whose lines are `id, source, target, disparity`, as
+    """Read a text file of lines `id, source, target, disparity`, and return the condition of each id.
+
+    A line is, for example,
 
         00001, Canon50mmf1.4BS, Sony50mmf16.0BS, 42
 
     Blank lines and a first line of these four words are skipped.
 
     Raises:
-        DataError: the file cannot be read, or a line is wrong; the line is named.
+        DataError: the file cannot be read, or a line is wrong; the message names the line.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

@@ -1,4 +1,4 @@
-"""Fewer and more pixels: the picture sizes of super-resolution."""
+"""Downscaling and upscaling of pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,30 +12,30 @@ from torch import Tensor
 def antialiased(
     pictures: Float[Tensor, "b c h w"], size: Sequence[int], mode: str = "bilinear"
 ) -> Float[Tensor, "b c new_h new_w"]:
-    """Resized to height and width, without aliasing.
+    """Resize pictures to a height and width, without aliasing.
 
-    torch's filter is wrong where channels come last in memory and a side is 1, so it never sees that.
+    torch's filter is wrong for a memory format of channels last and a side of 1, so it gets contiguous ones.
     """
     return F.interpolate(pictures.contiguous(), list(size), mode=mode, antialias=True)
 
 
 def reduced(pictures: Float[Tensor, "b c h w"], factor: int) -> Float[Tensor, "b c reduced_h reduced_w"]:
-    """Bicubic with antialiasing and a = -1/2, as MATLAB's imresize; a rest is cut."""
-    height, width = (side // factor for side in pictures.shape[-2:])
+    """Reduce pictures by a bicubic with antialiasing and a = -1/2, as MATLAB's imresize; cut the rest."""
+    height, width = pictures.shape[-2] // factor, pictures.shape[-1] // factor
     whole = pictures[..., : height * factor, : width * factor]
     return antialiased(whole, (height, width), "bicubic").clamp(0, 1)
 
 
 @dataclass(frozen=True)
 class Enlarge:
-    """What a picture goes through before everything else where the result has more pixels.
+    """The enlargement of an input picture, the first step of super-resolution.
 
     Args:
-        factor: of each side; 1 leaves the picture as it is.
+        factor: by which each side grows; 1 leaves the picture as it is.
         mode: "bicubic" (a = -1/2, clipped to [0, 1]) or "nearest", which published weights expect.
 
     Raises:
-        ValueError: the factor is not from 1 to 16.
+        ValueError: the factor is not in 1 ... 16.
     """
 
     factor: int = 1

@@ -1,93 +1,151 @@
-"""Many pictures at once: what is restored to where."""
+"""The plan of a restoration: the sources and targets of its jobs."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from refusion import image
-from refusion.data import SIDES
+from refusion.data.pairs import SIDES
 from refusion.errors import ImageError
+from refusion.imaging.formats import SUFFIXES
+from refusion.jobs.find import find
 
 Files = tuple[Path, ...]
-"""Of one scene: a picture, or its left and right view."""
+"""Files of one scene: a picture, or its left and right view."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scene to restore.
+
+    Args:
+        sources: files of the input pictures.
+        targets: file of the result for each source.
+        mask: file of a mask, white in the holes.
+    """
+
+    sources: Files
+    targets: Files
+    mask: Path | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether all results exist."""
+        return all(target.exists() for target in self.targets)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Each picture and where its restoration goes, and a line for everything that cannot be done."""
+    """Jobs, and a line for every problem that prevents one."""
 
-    jobs: dict[Files, Files] = field(default_factory=dict)
+    jobs: list[Job] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
+    def pending(self) -> "Plan":
+        """Return the plan without the jobs whose results exist."""
+        return replace(self, jobs=[job for job in self.jobs if not job.done])
 
-def plan(paths: Iterable[str], out: Path) -> Plan:
-    """Find the pictures of files, folders and patterns; folders keep their inner structure in `out`.
+    def with_masks(self, mask: Path) -> "Plan":
+        """Return the plan with a mask for every picture.
 
-    Pictures in `out` are results of earlier runs and left alone, unless they are asked for.
+        Args:
+            mask: a file for all pictures, or a folder with a file of the same name for each; of several
+                pictures of one name, the names of their folders must match, too.
+        """
+        if not mask.is_dir():
+            return replace(self, jobs=[replace(job, mask=mask) for job in self.jobs])
+        masks = {path.relative_to(mask).with_suffix(""): path for path in find([mask])}
+        masked = Plan(problems=[*self.problems])
+        for job in self.jobs:
+            parts = job.sources[0].resolve().with_suffix("").parts[1:]
+            names = (Path(*parts[i:]) for i in range(len(parts)))
+            name = next((name for name in names if name in masks), None)
+            if name is None:
+                masked.problems.append(f"{job.sources[0]}: no mask of its name in {mask}")
+            else:
+                masked.jobs.append(replace(job, mask=masks[name]))
+        return masked
+
+
+def plan(paths: Sequence[str], out: Path, views: int = 1) -> Plan:
+    """Plan the restoration of files, folders and patterns; folders keep their structure in `out`.
+
+    Pictures in `out` are results of earlier runs and are skipped, unless `paths` are in `out`. Two views have
+    two paths, files or folders of files with equal stems; their results go to left/ and right/ in `out`.
+
+    Args:
+        paths: files, folders and patterns, see `refusion.jobs.find.find`.
+        out: a folder, or for one picture a file.
+        views: pictures of a scene that the model sees together.
 
     Raises:
-        ImageError: `out` looks like a file of a format that is not written.
+        ImageError: `out` has the suffix of an unknown format, or two views do not have two paths.
     """
-    single = out.suffix.lower() in image.SUFFIXES and not out.is_dir()
+    return _plan_views(paths, out) if views > 1 else _plan_pictures(paths, out)
+
+
+def _plan_pictures(paths: Iterable[str], out: Path) -> Plan:
+    single = out.suffix.lower() in SUFFIXES and not out.is_dir()
     if out.suffix and not single and not out.is_dir():
-        formats = ", ".join(image.SUFFIXES)
+        formats = ", ".join(SUFFIXES)
         raise ImageError(f"{out}: name a file with one of {formats}, or a folder without a dot in its name")
-    made = Plan()
-    taken: dict[Path, Path] = {}
+    planned = Plan()
+    jobs: dict[Path, Job] = {}  # of each source one, to where it was found last
+    source_of: dict[Path, Path] = {}
     for path in paths:
         root = Path(path)
         try:
-            found = image.find([path])
+            sources = find([path])
         except ImageError as error:
-            made.problems.append(str(error))
+            planned.problems.append(str(error))
             continue
-        for source in found:
+        for source in sources:
             if not single and _within(source, out) and not _within(root, out):
                 continue
             inner = source.relative_to(root) if root.is_dir() else Path(source.name)
             target = out if single else out / inner
-            if taken.setdefault(target, source) != source:
-                made.problems.append(f"{target} is taken by {taken[target]}: restore {source} apart")
-            elif target.resolve() == source.resolve():
-                made.problems.append(f"{source} would be replaced by its restoration: give another --out")
+            if target in source_of:
+                other = source_of[target]
+                if other != source:
+                    planned.problems.append(f"{target} is taken by {other}: restore {source} apart")
+                continue
+            source_of[target] = source
+            if target.resolve() == source.resolve():
+                planned.problems.append(f"{source} would be replaced by its restoration: give another --out")
             else:
-                made.jobs[source,] = (target,)
-    return made
+                jobs[source] = Job((source,), (target,))
+    return replace(planned, jobs=list(jobs.values()))
 
 
-def plan_views(paths: Sequence[str], out: Path) -> Plan:
-    """The same of two views: of a left and a right file, or of two folders of files with equal stems.
-
-    Restorations go to left/ and right/ in `out`.
-
-    Raises:
-        ImageError: there are not two paths, or `out` is a file.
-    """
+def _plan_views(paths: Sequence[str], out: Path) -> Plan:
     if len(paths) != 2:
         raise ImageError(f"{len(paths)} paths: this model takes two, of the left and of the right view")
     if out.suffix and not out.is_dir():
         raise ImageError(f"{out}: two views are written, name a folder without a dot in its name")
-    left, right = (plan([path], out / side) for path, side in zip(paths, SIDES, strict=True))
-    made = Plan(problems=[*left.problems, *right.problems])
+    left = _plan_pictures(paths[:1], out / SIDES[0])
+    right = _plan_pictures(paths[1:], out / SIDES[1])
+    joined = Plan(problems=[*left.problems, *right.problems])
     folders = any(Path(path).is_dir() for path in paths)
     if not folders and len(left.jobs) == len(right.jobs) == 1:
-        pairs = zip(left.jobs.items(), right.jobs.items(), strict=True)
-        made.jobs.update({l_in + r_in: l_out + r_out for (l_in, l_out), (r_in, r_out) in pairs})
-        return made
-    views: tuple[dict[Path, tuple[Path, Path]], ...] = ({}, {})
-    for planned, side, found in zip((left, right), SIDES, views, strict=True):
-        for (source,), (target,) in planned.jobs.items():
-            inner = target.relative_to(out / side).with_suffix("")
-            if found.setdefault(inner, (source, target))[0] != source:
-                made.problems.append(f"{source}: same stem as {found[inner][0].name}; rename one of them")
+        joined.jobs.append(_joined(left.jobs[0], right.jobs[0]))
+        return joined
+    views: tuple[dict[Path, Job], dict[Path, Job]] = ({}, {})
+    for planned, side, jobs in zip((left, right), SIDES, views, strict=True):
+        for job in planned.jobs:
+            inner = job.targets[0].relative_to(out / side).with_suffix("")
+            first = jobs.setdefault(inner, job).sources[0]
+            if first != job.sources[0]:
+                joined.problems.append(f"{job.sources[0]}: same stem as {first.name}; rename one of them")
     for inner in sorted(views[0].keys() | views[1].keys()):
         if inner in views[0] and inner in views[1]:
-            sources, targets = zip(views[0][inner], views[1][inner], strict=True)
-            made.jobs[sources] = targets
+            joined.jobs.append(_joined(views[0][inner], views[1][inner]))
         else:
-            alone = views[inner in views[1]][inner][0]
-            made.problems.append(f"{alone}: no picture of the other view has its name")
-    return made
+            job = views[0].get(inner) or views[1][inner]
+            joined.problems.append(f"{job.sources[0]}: no picture of the other view has its name")
+    return joined
+
+
+def _joined(left: Job, right: Job) -> Job:
+    return Job(left.sources + right.sources, left.targets + right.targets)
 
 
 def _within(path: Path, folder: Path) -> bool:

@@ -1,52 +1,94 @@
-"""One safetensors file holds a model: averaged weights, recipe and card. The only loader.
+"""Model files: one safetensors file holds averaged weights, spec, card and the recipe of the training.
 
-Nothing in the file is executed: the recipe is data, checked like any other, and the weights are
-tensors whose names and shapes must be those of the network that the recipe describes.
+Nothing in the file is executed: the spec is validated data, and the weights are tensors whose names and
+shapes must be those of the network that the spec describes. The recipe is provenance: it is stored as it was
+written, so that no change of the training settings makes a model unreadable.
+
+Format 2 has the keys "spec", "card" and "recipe". In format 1 the six keys of `ModelSpec` are in the recipe.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from refusion.errors import CheckpointError, RecipeError, first_line
+from refusion.errors import CheckpointError, RecipeError, first_line, hint
 from refusion.files import atomic
-from refusion.recipe import Card, Recipe, parse
-from refusion.restorer import Restorer
+from refusion.models.settings import validated
+from refusion.models.spec import Card, ModelSpec
+from refusion.restoring.request import Sampling
+from refusion.restoring.restorer import Restorer
 
-FORMAT = 1
+FORMAT = 2
 MODEL = "model.safetensors"
-"""The released model in a training run's folder."""
-BUNDLED = Path(__file__).parent / "models"
+"""Name of the released model in the folder of a training run."""
+BUNDLED = Path(__file__).parent
 
 
-class Header(BaseModel):
-    """What a file says of itself, readable without its weights."""
+@dataclass(frozen=True)
+class Header:
+    """The contents of a model file but its weights.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Args:
+        spec: the specification of the model.
+        card: the description for users.
+        recipe: of the training; not interpreted here, see `refusion.training.recipe.from_provenance`.
+        parameters: number of values in the file's tensors.
+        path: of the file.
+    """
 
-    recipe: Recipe
+    spec: ModelSpec
     card: Card
+    recipe: Mapping[str, Any]
     parameters: int
+    path: Path
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Model(Restorer):
+    """A restorer that was loaded from a file, with the header of the file."""
+
+    header: Header
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.header.spec
+
+    @property
+    def card(self) -> Card:
+        return self.header.card
 
 
 def save(
-    path: Path, restorer: Restorer, recipe: Recipe, card: Card, dtype: torch.dtype = torch.float32
+    path: Path,
+    restorer: Restorer,
+    spec: ModelSpec,
+    card: Card,
+    recipe: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write a model, whole or not at all. Folders of the data stay out of it.
+    """Write a model, whole or not at all.
 
     Args:
+        path: of the file.
+        restorer: the model whose weights are stored.
+        spec: the specification of the model.
+        card: the description for users.
+        recipe: of the training, as JSON values.
         dtype: of the stored weights; half precision halves the file.
     """
-    nowhere = recipe.data.model_copy(update={"folder": "", "scenes": ()})
-    public = recipe.model_copy(update={"data": nowhere, "card": Card()})
-    content = {"format": FORMAT, "recipe": public.model_dump(mode="json"), "card": card.model_dump()}
+    content = {
+        "format": FORMAT,
+        "spec": spec.model_dump(mode="json"),
+        "card": card.model_dump(),
+        "recipe": recipe or {},
+    }
     write_weights(path, _modules(restorer), dtype, {"refusion": json.dumps(content)})
 
 
@@ -61,68 +103,96 @@ def write_weights(
 
 
 def read_header(path: Path) -> Header:
-    """Recipe and card of a file.
+    """Read spec, card and recipe of a model file.
 
     Raises:
-        CheckpointError: it is missing, truncated, no model of ours, or of another format.
+        CheckpointError: the file is missing, truncated, not a model of refusion, or of an unknown format.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; `refusion models` lists what is bundled")
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            parameters = sum(_count(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-        content: dict[str, Any] = json.loads(metadata["refusion"])
-        version = content["format"]
-        if version != FORMAT:
-            raise CheckpointError(
-                f"{path}: format {version}, this version of refusion reads {FORMAT}: update it"
-            )
-        recipe = parse(content["recipe"], str(path))
-        return Header(recipe=recipe, card=content["card"], parameters=parameters)
+            return _header(file, path)
     except SafetensorError as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
+
+
+def _header(file: Any, path: Path) -> Header:
+    """Read the header of an open safetensors file."""
+    parameters = sum(_count(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    try:
+        content: dict[str, Any] = json.loads((file.metadata() or {})["refusion"])
+        version = content["format"]
+        if version not in (1, FORMAT):
+            raise CheckpointError(
+                f"{path}: format {version}, this version of refusion reads 1 and {FORMAT}: update it"
+            )
+        spec, card, recipe = (
+            _from_format_1(content) if version == 1 else (content[k] for k in ("spec", "card", "recipe"))
+        )
+        return Header(
+            validated(ModelSpec, spec, str(path)),
+            validated(Card, card, str(path)),
+            dict(recipe),
+            parameters,
+            path,
+        )
     except RecipeError as error:
         raise CheckpointError(str(error)) from error
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: a safetensors file without refusion's recipe and card") from error
+        raise CheckpointError(f"{path}: a safetensors file without refusion's spec and card") from error
 
 
-def load(model: str | Path, device: str | torch.device | None = None) -> Restorer:
-    """A bundled model by name, or a file.
+def _from_format_1(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return spec, card and recipe of format 1, in which the recipe has the spec's keys at its top level.
+
+    Keys of its sampling that are settings of a request or a machine are dropped.
+    """
+    recipe = {key: value for key, value in content["recipe"].items() if key != "card"}
+    model = {key: recipe.pop(key) for key in ModelSpec.model_fields if key in recipe}
+    sampling = model.pop("sampling", {})
+    model["sampling"] = {f.name: sampling[f.name] for f in fields(Sampling) if f.name in sampling}
+    card = {"task": recipe.get("task", ""), **content["card"]}
+    return model, card, {**recipe, "model": model}
+
+
+def load(model: str | Path | Header, device: str | torch.device | None = None) -> Model:
+    """Load a bundled model by name, or a file.
 
     Args:
-        device: as "cpu" or "cuda:1"; by default the best one there is.
+        model: a bundled name, a file, the folder of a training run, or a header from `read_header`.
+        device: as "cpu" or "cuda:1"; by default the best one available.
 
     Raises:
-        CheckpointError: see `read_header`; or the weights do not fit the recipe, or are not finite, or
-            the device is not there.
+        CheckpointError: see `read_header`; or the weights do not fit the spec or are not finite, or the
+            device is not available.
     """
-    path = resolve(model)
-    header = read_header(path)
+    header = model if isinstance(model, Header) else read_header(resolve(model))
+    path = header.path
     try:
-        with torch.device("meta"):
-            restorer = header.recipe.build()
-        modules = _modules(restorer)
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-    except (RecipeError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        with torch.device("meta"):
+            restorer = header.spec.build(path.stem if path.parent == BUNDLED else path.name)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
+    modules = _modules(restorer)
     _check_fit(path, modules.state_dict(), tensors)
     modules.load_state_dict(tensors, assign=True)
     modules.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     try:
-        return restorer.to(device or best_device())
+        modules.to(device or best_device())
     except (RuntimeError, AssertionError) as error:
-        said = first_line(error)
-        raise CheckpointError(f"device {device}: {said}; leave it out to take the best there is") from error
+        reason = first_line(error)
+        raise CheckpointError(f"device {device}: {reason}; leave it out to take the best there is") from error
+    return Model(**{f.name: getattr(restorer, f.name) for f in fields(Restorer)}, header=header)
 
 
 def resolve(model: str | Path) -> Path:
-    """The file of a bundled name, of a training run's folder, or the given file.
+    """Return the model file of a bundled name, of a training run's folder, or of a path.
 
     Raises:
-        CheckpointError: there is nothing of that name.
+        CheckpointError: there is neither a file nor a bundled model of that name.
     """
     path = Path(model)
     if path.is_dir():
@@ -133,16 +203,17 @@ def resolve(model: str | Path) -> Path:
     if str(model) in bundled:
         return bundled[str(model)]
     names = ", ".join(bundled) or "none"
-    raise CheckpointError(f"{model}: neither a file nor a bundled model; bundled are {names}")
+    near = hint(str(model), bundled)
+    raise CheckpointError(f"{model}: neither a file nor a bundled model{near}; bundled are {names}")
 
 
 def bundled_models() -> Iterator[Path]:
-    """The files that come with the package, by name."""
+    """Yield the model files that are bundled with the package, sorted by name."""
     yield from sorted(BUNDLED.glob("*.safetensors"))
 
 
 def best_device() -> torch.device:
-    """CUDA or Apple's GPU where there is one, else the CPU."""
+    """Return CUDA or Apple's GPU if available, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -161,7 +232,7 @@ def _check_fit(path: Path, expected: dict[str, Tensor], given: dict[str, Tensor]
         want = tuple(expected[name].shape) if name in expected else "no such tensor"
         have = tuple(given[name].shape) if name in given else "no such tensor"
         if want != have:
-            raise CheckpointError(f"{path}: {name} is {have}, and its recipe means {want}")
+            raise CheckpointError(f"{path}: {name} is {have}, and its spec means {want}")
     for name, value in given.items():
         if not bool(value.isfinite().all()):
             raise CheckpointError(f"{path}: {name} holds NaN or infinity; the file is broken")

@@ -1,4 +1,4 @@
-"""Models as folders of the Hugging Face hub: a model file and its card."""
+"""Models on the Hugging Face hub: folders of a model file and a README with its card."""
 
 import re
 import shutil
@@ -8,11 +8,11 @@ from types import ModuleType
 import torch
 import yaml
 
-from refusion import checkpoint
-from refusion.checkpoint import MODEL, Header
 from refusion.errors import CheckpointError, RefusionError, first_line
 from refusion.files import atomic
-from refusion.restorer import Restorer
+from refusion.models import checkpoint
+from refusion.models.checkpoint import MODEL, Header
+from refusion.restoring.restorer import Restorer
 
 README = "README.md"
 
@@ -27,7 +27,7 @@ def save_pretrained(model: str | Path, folder: str | Path) -> Path:
         The folder.
 
     Raises:
-        CheckpointError: there is no such model, or it is damaged.
+        CheckpointError: the model does not exist or is damaged.
     """
     source, folder = checkpoint.resolve(model), Path(folder)
     card = model_card(checkpoint.read_header(source))
@@ -41,13 +41,13 @@ def save_pretrained(model: str | Path, folder: str | Path) -> Path:
 
 
 def from_pretrained(model: str | Path, device: str | torch.device | None = None) -> Restorer:
-    """A model from a folder, a file, a bundled name, or by "owner/name" from the hub.
+    """Load a model from a folder, a file, a bundled name, or by "owner/name" from the hub.
 
-    What is there on disk comes first, and a name in a folder that exists is not looked up on the hub.
+    Files have precedence, and "owner/name" is not looked up on the hub if there is a folder "owner".
 
     Raises:
-        CheckpointError: see `refusion.load`; or the hub has no such model, or is not reached.
-        RefusionError: it is on the hub, and huggingface_hub is not installed.
+        CheckpointError: see `refusion.load`; or the hub has no such model, or cannot be reached.
+        RefusionError: the model must be downloaded, and huggingface_hub is not installed.
     """
     path = Path(model)
     named = re.fullmatch(r"[\w.-]+/[\w.-]+", str(model), re.ASCII)
@@ -56,7 +56,7 @@ def from_pretrained(model: str | Path, device: str | torch.device | None = None)
     hub = _library()
     try:
         file = hub.hf_hub_download(str(model), MODEL)
-    except (OSError, ValueError) as error:  # what the library makes of every failure
+    except (OSError, ValueError) as error:  # the library raises these for all failures
         said = first_line(error)
         raise CheckpointError(f"{model}: neither here nor on the hub ({said}); check name and net") from error
     return checkpoint.load(file, device)
@@ -67,7 +67,8 @@ def push_to_hub(model: str | Path, name: str, private: bool = False, token: str 
 
     Args:
         model: see `refusion.load`.
-        name: "owner/name" on the hub; it is made if it is not there.
+        name: "owner/name" on the hub; created if it does not exist.
+        private: whether a new repository is private.
         token: of the owner; by default that of `hf auth login`.
 
     Returns:
@@ -85,26 +86,27 @@ def push_to_hub(model: str | Path, name: str, private: bool = False, token: str 
         api.create_repo(name, private=private, exist_ok=True)
         adds = [hub.CommitOperationAdd(path, content) for path, content in files.items()]
         done = api.create_commit(name, adds, commit_message="Upload a model of refusion")
-    except Exception as error:  # some are those of its HTTP client
+    except Exception as error:  # some are errors of its HTTP client
         said = first_line(error)
         raise CheckpointError(f"{name}: not uploaded ({said}); check name, token and net") from error
     return str(done.commit_url)
 
 
 def model_card(header: Header) -> str:
-    """The README.md of a model on the hub: front matter, then its card and recipe as text."""
-    card, recipe = header.card, header.recipe
+    """Return the README.md of a model on the hub: front matter, then its card and recipe as text."""
+    card = header.card
     front = {
         "library_name": "refusion",
         "pipeline_tag": "image-to-image",
-        "tags": ["refusion", "image-restoration", "diffusion", recipe.task],
+        "tags": ["refusion", "image-restoration", "diffusion", card.task],
         "license": "other",
     }
     use = (
-        "```python\nfrom refusion import hub, read, write\n\n"
+        "```python\nfrom refusion import read, write\nfrom refusion.models import hub\n\n"
         'restore = hub.from_pretrained("owner/name")  # or this folder\n'
         'write(restore(read("photo.jpg")), "restored.png")\n```'
     )
+    recipe = yaml.safe_dump(dict(header.recipe), sort_keys=False)
     sections = {
         "Use": use,
         "Data": card.data,
@@ -112,9 +114,9 @@ def model_card(header: Header) -> str:
         "Measured": _table(card.metrics),
         "Limits": card.limits,
         "Terms": card.terms,
-        "Recipe": f"{header.parameters:,} parameters\n\n```yaml\n{recipe.to_yaml()}```",
+        "Recipe": f"{header.parameters:,} parameters\n\n```yaml\n{recipe}```",
     }
-    parts = [f"---\n{yaml.safe_dump(front, sort_keys=False)}---", f"# {recipe.task}", card.summary]
+    parts = [f"---\n{yaml.safe_dump(front, sort_keys=False)}---", f"# {card.task}", card.summary]
     parts += [f"## {title}\n\n{text}" for title, text in sections.items() if text]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -1,7 +1,1 @@
-"""The networks."""
-
-from refusion.nn.latent_unet import LatentUNet
-from refusion.nn.nafnet import ConditionalNAFNet
-from refusion.nn.unet import ConditionalUNet
-
-__all__ = ["ConditionalNAFNet", "ConditionalUNet", "LatentUNet"]
+"""The networks, the layers that they share, and the protocol that they follow."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class LayerNorm(nn.Module):
-    """Normalise the channels of every pixel: (x - mean) / sqrt(var + eps) * g, without a bias.
+    """Normalisation of the channels of every pixel: (x - mean) / sqrt(var + eps) * g, without a bias.
 
     The normalisation runs on a channels-last view in at least float32, which costs nothing when
     the memory format already is channels-last and is 1.4 times faster than writing it by hand.
@@ -30,15 +30,15 @@ class LayerNorm(nn.Module):
 
 
 class SimpleGate(nn.Module):
-    """Split the channels in two halves and multiply them (NAFNet, equation 4)."""
+    """The product of the two halves of the channels (NAFNet, equation 4)."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "b c *rest"]) -> Float[Tensor, "b half_c *rest"]:
         a, b = x.chunk(2, dim=1)
         return a * b
 
 
 class Sinusoid(nn.Module):
-    """Embed a scalar: (b,) -> (b, width), sines then cosines of geometrically falling frequencies."""
+    """Embedding of a scalar, (b,) -> (b, width): sines, then cosines of geometrically falling frequencies."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Sinusoid(nn.Module):
 
 
 class Block(nn.Module):
-    """3x3 convolution without bias, then SiLU; `modulation` is a scale and a shift between the two."""
+    """3x3 convolution without bias, then SiLU; `modulation` holds a scale and a shift between the two."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -73,7 +73,8 @@ class ResBlock(nn.Module):
     """Two `Block`s beside a shortcut, which is a 1x1 convolution where the widths differ.
 
     Args:
-        time_width: of an embedded time, of which `mlp` makes the first block's modulation; 0 for none.
+        time_width: width of the embedded time, from which `mlp` computes the first block's modulation;
+            0 for a block without modulation.
     """
 
     def __init__(self, inputs: int, outputs: int, time_width: int = 0) -> None:
@@ -91,7 +92,7 @@ class ResBlock(nn.Module):
 
 
 class LinearAttention(nn.Module):
-    """Attention whose cost grows with the pixels, not their square (Shen et al., arXiv 1812.01243).
+    """Attention whose cost is linear in the number of pixels (Shen et al., arXiv 1812.01243).
 
     q is a softmax over a head's channels, k over the pixels; k v^T is one small matrix for each head.
     The values are divided by the number of pixels, as in the published networks.
@@ -114,7 +115,7 @@ class LinearAttention(nn.Module):
 
 
 class PreNorm(nn.Module):
-    """`fn` of the normalised features."""
+    """A module after a normalisation: fn(norm(x))."""
 
     def __init__(self, channels: int, fn: nn.Module) -> None:
         super().__init__()
@@ -126,7 +127,7 @@ class PreNorm(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + fn(x)."""
+    """A module with a shortcut: x + fn(x)."""
 
     def __init__(self, fn: nn.Module) -> None:
         super().__init__()
@@ -137,19 +138,21 @@ class Residual(nn.Module):
 
 
 def reflect(x: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b c padded_h padded_w"]:
-    """Extend to height and width `size` by reflection on the right and at the bottom, again and again
-    where the picture is smaller than what is missing."""
+    """Extend to height and width `size` by reflection on the right and at the bottom.
+
+    Where the picture is smaller than the extension, it is reflected repeatedly.
+    """
     for dim, length in zip((-2, -1), size, strict=True):
         last = x.shape[dim] - 1
         if torch.compiler.is_exporting() or length > last + 1:  # a graph for all sizes has no branches
             period = torch.full((1,), max(1, 2 * last), device=x.device)
-            there_and_back = torch.arange(length, device=x.device) % period
-            x = x.index_select(dim, last - (there_and_back - last).abs())
+            phase = torch.arange(length, device=x.device) % period
+            x = x.index_select(dim, last - (phase - last).abs())
     return x
 
 
 def pad_to_multiple(x: Float[Tensor, "b c h w"], multiple: int) -> Float[Tensor, "b c padded_h padded_w"]:
-    """Pad with zeros on the right and at the bottom until both sides are multiples."""
+    """Pad with zeros on the right and at the bottom until both sides are multiples of `multiple`."""
     height, width = x.shape[-2:]
     return F.pad(
         x, (0, (multiple - width % multiple) % multiple, 0, (multiple - height % multiple) % multiple)

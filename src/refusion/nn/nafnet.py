@@ -1,7 +1,7 @@
 """ConditionalNAFNet: the noise network of Refusion (Luo et al. 2023, section 3.2).
 
-NAFNet (Chen et al., arXiv 2204.04676) in which the time, and whatever else is known of a picture, scales
-and shifts every block.
+NAFNet (Chen et al., arXiv 2204.04676) in which the time, and the condition of a picture if there is one,
+scale and shift the features of every block.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,21 +10,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from refusion.nn.cross_attention import SCAM, SHRINKS
 from refusion.nn.layers import LayerNorm, SimpleGate, Sinusoid, pad_to_multiple
-from refusion.nn.local import local_mean
-from refusion.nn.scam import SCAM, SHRINKS
-from refusion.tiling import Pool, whole_mean
+from refusion.nn.network import Network
+from refusion.nn.pooling import Pool, local_mean, whole_mean
 
 
 class NAFBlock(nn.Module):
-    """An attention half (depthwise 3x3, channel attention) and a gated FFN half, both residual.
+    """A block of an attention half (depthwise 3x3, channel attention) and a gated FFN half, both residual.
 
     `beta` and `gamma` start at zero, so a fresh block is the identity.
 
     Args:
-        time_width: of the embedded time, and of the embedded camera.
-        camera: the camera scales and shifts the FFN half, too.
-        shrink: at the end two views of a scene look at each other, see `SCAM`; None if there is one view.
+        time_width: width of the embedded time, and of the embedded condition.
+        camera: the condition (the camera's lenses, in bokeh) scales and shifts the FFN half, too.
+        shrink: of the cross-attention between two views at the block's end, see `SCAM`; None for one view.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class NAFBlock(nn.Module):
 
 
 class Stage(nn.ModuleList):
-    """NAFBlocks of one width, each with the next modulation."""
+    """A sequence of NAFBlocks of one width; each takes the next modulation."""
 
     def forward(
         self, x: Float[Tensor, "b c h w"], modulations: Iterator[Tensor], pool: Pool = whole_mean
@@ -80,7 +80,7 @@ class Stage(nn.ModuleList):
         return x
 
 
-class ConditionalNAFNet(nn.Module):
+class ConditionalNAFNet(Network):
     """A U-shaped network of NAFBlocks: (x_t, mu, t) -> a tensor like x_t.
 
     Args:
@@ -92,21 +92,21 @@ class ConditionalNAFNet(nn.Module):
         long_skip: add the first convolution's output before the last one (the published
             latent-dehazing variant). It has no parameters, so weights of one variant load into the
             other and give wrong pictures: keep the flag with the weights.
-        conditions: numbers that are known of each picture besides the time, as source lens, target lens
-            and disparity are in bokeh.
+        conditions: numbers in the condition of each picture, as source lens, target lens and disparity in
+            bokeh; 0 for a network without condition.
         stereo: the pictures 2i and 2i + 1 of every batch are the left and the right view of one scene,
-            rectified and of one time; after every block each looks along the rows of the other.
-        shrink: of the views before they look, 4 as published or 1, see `SCAM`. On pixels unshuffled four
-            times 1 is as fine as 4 on pixels.
-        conditional: False for the denoising SDE, which has no mean: the network sees x_t alone, and
-            whatever is given as mu is ignored.
-        local: height and width of the states in training, if channel attention should take the mean of
-            about as much around each position as it did then, see `local_mean`; by default of everything.
-            Such a network has no `reach` and runs on whole pictures only.
+            rectified and at the same time t; after every block each attends to the rows of the other.
+        shrink: factor by which the views are reduced before that attention, 4 as published or 1, see
+            `SCAM`. On pixels unshuffled by 4, 1 is as fine as 4 on pixels.
+        conditional: False for the denoising SDE, which has no mean: the network sees x_t alone and
+            ignores mu.
+        local: height and width of the states in training, if channel attention should take means over
+            windows of about that size, see `local_mean`; by default it takes means over the whole state.
+            A local network has no `reach` and runs on whole pictures only.
 
     Raises:
         ValueError: unequal numbers of levels, an odd or small width, a negative number of conditions, a
-            `local` that is no height and width, another `shrink` of two views.
+            `local` that is not height and width, or two views with a `shrink` other than 1 or 4.
     """
 
     def __init__(
@@ -136,20 +136,16 @@ class ConditionalNAFNet(nn.Module):
             raise ValueError(f"shrink is {shrink}: give one of {SHRINKS}")
         if local and (len(local) != 2 or min(local) < 1):
             raise ValueError(f"local is {tuple(local)}: give height and width of the states in training")
-        self.long_skip, self.conditions, self.conditional = long_skip, conditions, conditional
-        self.views = 2 if stereo else 1
-        """Pictures of one scene, which follow each other in a batch."""
+        self.long_skip, self.num_conditions, self.conditional = long_skip, conditions, conditional
+        self.num_views = 2 if stereo else 1
         self.factor = 2 ** len(encoder)
-        """Sides are padded to multiples of this; at the bottom so many positions are one."""
+        """Factor by which sides are reduced at the bottom; they are padded to multiples of it."""
         grid = shrink if stereo else 1
         self.multiple = grid * self.factor
-        """Tiles that start at multiples of this have every grid in common with the whole."""
         self.local = tuple(local)
         self.pool = local_mean((local[0], local[1]), width, self.factor) if local else None
-        if not local:
-            self.reach = _reach(encoder, middle, decoder, grid)
-        self.working_bytes = 40 * width + 12 * channels
-        """Peak memory for each position, as measured on a CPU in float32 without gradients."""
+        self.reach = None if local else _reach(encoder, middle, decoder, grid)
+        self.working_bytes = 40 * width + 12 * channels  # on a CPU in float32 without gradients
         time_width = 4 * width
         self.time_mlp = nn.Sequential(
             Sinusoid(width),
@@ -161,7 +157,7 @@ class ConditionalNAFNet(nn.Module):
             self.cam_mlp = nn.Sequential(
                 nn.Linear(conditions * width, 2 * time_width), SimpleGate(), nn.Linear(time_width, time_width)
             )
-        self.intro = nn.Conv2d((1 + conditional) * channels, width, 3, padding=1)
+        self.intro = nn.Conv2d(2 * channels if conditional else channels, width, 3, padding=1)
         self.ending = nn.Conv2d(width, channels, 3, padding=1)
 
         def stage(blocks: int, c: int) -> Stage:
@@ -183,13 +179,15 @@ class ConditionalNAFNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _blocks(self) -> list[NAFBlock]:
-        """All blocks in the order in which a picture passes them."""
+        """Return all blocks in the order in which a picture passes them."""
         return [block for stage in (*self.encoders, self.middle_blks, *self.decoders) for block in stage]
 
     def _heed_conditions(self) -> None:
-        """LeCun's normal weights, with which the conditions change what a block does by about a quarter. With
-        torch's own it would be half a percent, which training does not notice before it has settled on doing
-        nothing."""
+        """Initialise the condition MLPs with LeCun's normal weights.
+
+        A condition then changes the output of a block by about a quarter. With torch's own weights it would
+        be half a percent, and training would settle on ignoring the condition.
+        """
         for mlp in (self.cam_mlp, *(block.cam_mlp for block in self._blocks())):
             for layer in mlp:
                 if isinstance(layer, nn.Linear):
@@ -199,16 +197,16 @@ class ConditionalNAFNet(nn.Module):
     def embed(
         self, t: Float[Tensor, " b"], condition: Float[Tensor, "b conditions"] | None = None
     ) -> Float[Tensor, "b modulations"]:
-        """All that depends on the time and the conditions alone; sampling computes it once for all steps.
+        """Return the modulations of all blocks; sampling computes them once for all steps.
 
         Raises:
-            ValueError: other than `conditions` numbers are given for each picture.
+            ValueError: the condition of a picture does not have `num_conditions` numbers.
         """
-        given = 0 if condition is None else condition.shape[1]
-        if given != self.conditions:
-            raise ValueError(f"condition has {given} numbers for each picture: give {self.conditions}")
+        count = 0 if condition is None else condition.shape[1]
+        if count != self.num_conditions:
+            raise ValueError(f"condition has {count} numbers for each picture: give {self.num_conditions}")
         time, blocks = self.time_mlp(t), self._blocks()
-        if condition is None or not given:
+        if condition is None or not count:
             return torch.cat([block.mlp(time) for block in blocks], dim=1)
         sinusoids = self.time_mlp[0](condition.flatten()).reshape(condition.shape[0], -1)
         camera = self.cam_mlp(sinusoids)
@@ -223,15 +221,15 @@ class ConditionalNAFNet(nn.Module):
         embedding: Float[Tensor, "b modulations"] | None = None,
         pool: Pool = whole_mean,
     ) -> Float[Tensor, "b c h w"]:
-        """What the network predicts at integer training time t, or given `embedding = embed(t, condition)`.
+        """Return the prediction at integer training time t; `embedding` is `embed(t, condition)`.
 
-        `pool` gives the channel attention what stands for all positions: it is called once in every
-        block, always in the same order. A `local` network has its own.
+        `pool` computes the means of the channel attention: it is called once in every block, always in the
+        same order. A `local` network uses its own instead.
 
         Raises:
-            ValueError: no embedding for a network that takes conditions, or a view without the other.
+            ValueError: no embedding for a network that takes a condition, or a view without the other.
         """
-        if len(x_t) % self.views:
+        if len(x_t) % self.num_views:
             raise ValueError(f"the batch has {len(x_t)} pictures: give left and right view of every scene")
         embedding = self.embed(t) if embedding is None else embedding
         modulations = iter(torch.split(embedding[:, :, None, None], self.modulations, dim=1))
@@ -253,11 +251,11 @@ class ConditionalNAFNet(nn.Module):
 
 
 def _reach(encoder: Sequence[int], middle: int, decoder: Sequence[int], grid: int) -> int:
-    """Positions beyond a window that its output depends on, apart from what is pooled.
+    """Return the receptive field of a window's output in positions beyond the window, without pooling.
 
-    The window starts and ends at multiples of `multiple`. Followed from the output to the input: a 3x3
-    convolution looks one position further, of which a block has one; two positions are one a level deeper.
-    What a block ends with may look at whole cells of a grid; for stereo these are rows, seen in full.
+    The window starts and ends at multiples of `multiple`. Followed from the output to the input: the 3x3
+    convolution of a block adds one position, and two positions become one a level deeper. The attention of
+    two views at the end of a block reads whole cells of a grid, along rows that the window holds in full.
     """
 
     def through(reach: int, blocks: int) -> int:

@@ -1,23 +1,31 @@
-"""Channel attention over windows as large as in training (TLC, Chu et al., arXiv 2112.04491)."""
+"""Means for channel attention: over the whole picture, or over a window around each position."""
+
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from refusion.tiling import Pool, whole_mean
+Pool = Callable[[Tensor], Tensor]
+"""Maps features (b, c, h, w) to the means of a channel attention, (b or 1, c, 1 or h, 1 or w)."""
+
+
+def whole_mean(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 1 1"]:
+    """Return the mean over the picture."""
+    return F.adaptive_avg_pool2d(x, 1)
 
 
 def local_mean(train_size: tuple[int, int], width: int, multiple: int) -> Pool:
-    """A pool for `ConditionalNAFNet`: the mean over a window around each position.
+    """Return a pool for `ConditionalNAFNet`: the mean over a window around each position.
 
-    A network learns from means over patches; those over a large picture differ from them. The window is
-    1.5 times as large as the features were in training. At the picture's borders, where it does not fit,
-    the nearest mean is taken.
+    This is TLC (Chu et al., arXiv 2112.04491). A network learns from means over patches; those over a large
+    picture differ from them. The window is 1.5 times as large as the features were in training. At the
+    picture's borders, where the window does not fit, the nearest mean is used.
 
     Args:
         train_size: height and width of the states in training.
-        width: the network's; at each level its features are halved and their channels doubled.
-        multiple: the network's, to which states are padded.
+        width: channels of the network at full size; each level halves the sides and doubles the channels.
+        multiple: states are padded to multiples of this, the network's `factor`.
     """
 
     def pool(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c #h #w"]:
@@ -32,7 +40,7 @@ def local_mean(train_size: tuple[int, int], width: int, multiple: int) -> Pool:
 
 
 def _box_mean(x: Tensor, window: tuple[int, int]) -> Tensor:
-    """The mean over the window around each position; an even one reaches further right and down."""
+    """Return the mean over a window around each position; an even one reaches further right and down."""
     height, width = x.shape[-2:]
     if window[0] >= height and window[1] >= width:
         return whole_mean(x)

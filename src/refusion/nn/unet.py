@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from refusion.nn.layers import LinearAttention, PreNorm, ResBlock, Residual, Sinusoid, reflect
-from refusion.tiling import Pool, whole_mean
+from refusion.nn.network import Network
+from refusion.nn.pooling import Pool, whole_mean
 
 MOST_LEVELS = 8
 
@@ -34,41 +35,45 @@ class Attention(nn.Module):
 
 
 class Down(nn.ModuleList):
-    """Two ResBlocks, attention and the way down; also what the first two make, for the way up."""
+    """A level on the way down: two ResBlocks, attention, downsampling. Also returns two skips."""
 
-    def forward(self, x: Tensor, modulations: Iterator[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, x: Float[Tensor, "b c h w"], modulations: Iterator[Tensor]
+    ) -> tuple[Float[Tensor, "b deeper_c down_h down_w"], list[Tensor]]:
         first, second, attend, down = self
-        skips = [x := first(x, next(modulations)), x := attend(second(x, next(modulations)))]
-        return down(x), skips
+        outer = first(x, next(modulations))
+        inner = attend(second(outer, next(modulations)))
+        return down(inner), [outer, inner]
 
 
 class Up(nn.ModuleList):
-    """The same back; takes two of the skips."""
+    """A level on the way up: two ResBlocks, each with a skip that it pops, attention, upsampling."""
 
-    def forward(self, x: Tensor, modulations: Iterator[Tensor], skips: list[Tensor]) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "b deeper_c h w"], modulations: Iterator[Tensor], skips: list[Tensor]
+    ) -> Float[Tensor, "b c up_h up_w"]:
         first, second, attend, up = self
         x = first(torch.cat([x, skips.pop()], dim=1), next(modulations))
         return up(attend(second(torch.cat([x, skips.pop()], dim=1), next(modulations))))
 
 
-class ConditionalUNet(nn.Module):
+class ConditionalUNet(Network):
     """A U-Net of ResBlocks with attention at every level: (x_t, mu, t) -> a tensor like x_t.
 
-    Linear attention sees the whole picture at every level, and what it sums up there is no mean of features
-    that could be measured in patches. So there is no `reach`: the network runs on whole pictures only.
+    Linear attention depends on the whole picture at every level, by sums that are no means of features and
+    cannot be measured in patches. So there is no `reach`: the network runs on whole pictures only.
     The published widths are 64, and 32 with the multipliers (2, 4, 8, 16, 32) for deshadowing.
 
     Args:
         channels: channels of the picture.
         width: channels at full size.
-        multipliers: of the width, for what each level hands on; their number is that of the levels.
-        conditional: False for the denoising SDE, which has no mean: the network sees x_t alone, and
-            whatever is given as mu is ignored.
-        softmax: full attention in the middle, as in the published network of the denoising SDE.
+        multipliers: channels after each level, as multiples of the width; one for each level.
+        conditional: False for the denoising SDE, which has no mean: the network sees x_t alone and
+            ignores mu.
+        softmax: full attention at the bottom, as in the published network of the denoising SDE.
 
     Raises:
         ValueError: no multiplier, more than 8, or one below 1; an odd or small width.
-
     """
 
     def __init__(
@@ -88,9 +93,8 @@ class ConditionalUNet(nn.Module):
         depth, time_width = len(multipliers), 4 * width
         self.conditional = conditional
         self.multiple = 2**depth
-        """Sides are padded to multiples of this, which is twice what they are reduced by."""
-        self.working_bytes = 4000 + 44 * width
-        """Peak memory for each pixel, measured on a CPU in float32 without gradients; most is attention's."""
+        """Sides are padded to multiples of this, twice the factor by which they are reduced."""
+        self.working_bytes = 4000 + 44 * width  # on a CPU in float32 without gradients; most is attention's
 
         def block(inputs: int, outputs: int) -> ResBlock:
             return ResBlock(inputs, outputs, time_width)
@@ -98,7 +102,7 @@ class ConditionalUNet(nn.Module):
         def attend(c: int, kind: type[nn.Module] = LinearAttention) -> nn.Module:
             return Residual(PreNorm(c, kind(c)))
 
-        self.init_conv = nn.Conv2d((1 + conditional) * channels, width, 7, padding=3, bias=False)
+        self.init_conv = nn.Conv2d(2 * channels if conditional else channels, width, 7, padding=3, bias=False)
         self.time_mlp = nn.Sequential(
             Sinusoid(width), nn.Linear(width, time_width), nn.GELU(), nn.Linear(time_width, time_width)
         )
@@ -123,12 +127,14 @@ class ConditionalUNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _blocks(self) -> list[ResBlock]:
-        """All ResBlocks in the order in which a picture passes them."""
+        """Return all ResBlocks in the order in which a picture passes them."""
         levels: list[Any] = [*self.downs, (self.mid_block1, self.mid_block2), *self.ups]
         return [*(block for level in levels for block in level[:2]), self.final_res_block]
 
-    def embed(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b modulations"]:
-        """Everything that depends on the time alone; sampling computes it once for all steps."""
+    def embed(
+        self, t: Float[Tensor, " b"], condition: Float[Tensor, "b conditions"] | None = None
+    ) -> Float[Tensor, "b modulations"]:
+        """Return the modulations of all ResBlocks; there is no condition."""
         time = self.time_mlp(t)
         return torch.cat([block.mlp(time) for block in self._blocks()], dim=1)
 
@@ -140,10 +146,7 @@ class ConditionalUNet(nn.Module):
         embedding: Float[Tensor, "b modulations"] | None = None,
         pool: Pool = whole_mean,
     ) -> Float[Tensor, "b c h w"]:
-        """What the network predicts at integer training time t, or given `embedding = embed(t)`.
-
-        There is nothing to `pool`.
-        """
+        """Return the prediction at integer training time t; `embedding` is `embed(t)`, `pool` is not used."""
         embedding = self.embed(t) if embedding is None else embedding
         modulations = iter(torch.split(embedding[:, :, None, None], self.modulations, dim=1))
         height, width = x_t.shape[-2:]

@@ -1,8 +1,8 @@
-"""Published weights of IR-SDE and Refusion (Luo et al. 2023): read, recognised, and called as published.
+"""Published weights of IR-SDE and Refusion (Luo et al. 2023): reading, recognition, and use as published.
 
-A file of weights tells the shape of its network, and nothing of its process. `read` takes the tensors out of
-it, `infer` says whose they are and what stays open, and `build` makes the network, which computes what the
-published one computes. Class names, settings and keys are the published ones.
+A file of weights determines the architecture of its network, but not its process. `read` returns the tensors
+of a file, `infer` the published class and the tasks that they fit, and `build` a network that computes the
+same as the published one. Class names, settings and keys are the published ones.
 """
 
 from refusion.published.facts import IR_SDE, REFUSION, TABLES, Facts, Inferred, infer

@@ -1,4 +1,4 @@
-"""A model leaves as published weights: their keys, and only what their code computes alike."""
+"""Export of a model as weights with published keys, if the published code computes the same."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,17 +9,17 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from refusion import published
-from refusion.checkpoint import load, read_header, resolve
 from refusion.errors import CheckpointError
 from refusion.files import atomic
-from refusion.recipe import Recipe
-from refusion.restorer import Restorer
+from refusion.models.checkpoint import load
+from refusion.models.spec import ModelSpec
+from refusion.restoring.restorer import Restorer
 
 REMEDY = "export it --to onnx or hub"
 
 
 class Exported(NamedTuple):
-    """Weights that published code loads: the class, its settings and tensors by name."""
+    """Weights that published code can load: the class, its settings and tensors by name."""
 
     cls: str
     settings: dict[str, Any]
@@ -27,45 +27,46 @@ class Exported(NamedTuple):
 
 
 def to_published(model: str | Path, out: str | Path) -> list[str]:
-    """Write the state dicts of a model that published code can run: its network's and, of a latent model,
-    its autoencoder's beside it (NAME-autoencoder).
+    """Write the state dict of a model's network and, for a latent model, that of its autoencoder.
 
     Args:
         model: see `checkpoint.load`.
-        out: NAME.pth, as `torch.save` writes, or NAME.safetensors.
+        out: NAME.pth, in the format of `torch.save`, or NAME.safetensors; the autoencoder is written to
+            NAME-autoencoder beside it.
 
     Returns:
-        What was written and with which settings to load it, line by line.
+        Lines for the user: the files, and the settings with which to load them.
 
     Raises:
-        CheckpointError: see `checkpoint.load` and `exported`, or another suffix.
+        CheckpointError: see `checkpoint.load` and `exported`; or the suffix is another one.
     """
-    out, recipe = Path(out), read_header(resolve(model)).recipe
+    out = Path(out)
     if out.suffix not in (".pth", ".pt", ".safetensors"):
         raise CheckpointError(
             f"{out}: published weights are files; give a name ending in .pth or .safetensors"
         )
-    parts = exported(load(model, "cpu"), recipe)
+    loaded = load(model, "cpu")
+    parts = exported(loaded, loaded.spec)
     lines = []
     for path, part in zip((out, out.with_stem(f"{out.stem}-autoencoder")), parts, strict=False):
         _write(path, part.tensors)
         settings = ", ".join(f"{name} {value}" for name, value in part.settings.items())
         lines.append(f"{path}: {part.cls}, {settings}")
-    process = recipe.process
+    process = loaded.spec.process
     level = f"max_sigma {255 * process.noise_level:g}, T {process.steps}"
     return [*lines, f"the SDE: {level}, schedule {process.schedule}, eps {process.delta:g}"]
 
 
-def exported(restorer: Restorer, recipe: Recipe) -> list[Exported]:
-    """The weights of a model under published keys: the network's and, of a latent model, its autoencoder's.
+def exported(restorer: Restorer, spec: ModelSpec) -> list[Exported]:
+    """Return the weights of a model under published keys: of the network and, if latent, of its autoencoder.
 
     Raises:
-        CheckpointError: published code would compute something else; what it lacks is named.
+        CheckpointError: published code would compute something else; the message names the first difference.
     """
-    if recipe.prediction != "noise":
-        raise CheckpointError(f"prediction is {recipe.prediction}, and published is noise; {REMEDY}")
-    parts = [_part(restorer.network, "network", recipe.network.model_dump())]  # type: ignore[attr-defined]
-    codec: dict[str, Any] = recipe.codec.model_dump()  # type: ignore[attr-defined]
+    if spec.prediction != "noise":
+        raise CheckpointError(f"prediction is {spec.prediction}, and published is noise; {REMEDY}")
+    parts = [_part(restorer.network, "network", spec.network.model_dump())]
+    codec: dict[str, Any] = spec.codec.model_dump()
     state = restorer.codec.state_dict()
     if not state:
         if (codec["name"], codec.get("factor")) != ("Pixels", 1):
@@ -77,21 +78,22 @@ def exported(restorer: Restorer, recipe: Recipe) -> list[Exported]:
 
 
 def _part(network: nn.Module, where: str, described: Mapping[str, Any]) -> Exported:
-    """One network, if a published class of the settings that its tensors tell has all of its arguments."""
+    """Return a network, if the published class inferred from its tensors has the same arguments."""
     tensors = published.theirs(network)
-    told = published.infer(tensors)
-    wanted = {name: value for name, value in described.items() if name != "name"}
+    inferred = published.infer(tensors)
+    arguments = {name: value for name, value in described.items() if name != "name"}
     differing = []
-    for task in told.facts or [None]:
-        settings = {**told.settings, "task": task, "train_size": wanted.get("local", ())}
-        settings |= {"long_skip": wanted["long_skip"]} if "long_skip" in wanted else {}
-        _, theirs = published.ours(told.cls, settings)
-        differing = [name for name, x in wanted.items() if _plain(theirs[name]) != _plain(x)]
+    for task in inferred.facts or [None]:
+        settings = {**inferred.settings, "task": task, "train_size": arguments.get("local", ())}
+        if "long_skip" in arguments:
+            settings["long_skip"] = arguments["long_skip"]
+        _, theirs = published.ours(inferred.cls, settings)
+        differing = [name for name, value in arguments.items() if _plain(theirs[name]) != _plain(value)]
         if not differing:
-            return Exported(told.cls, told.settings, tensors)
+            return Exported(inferred.cls, inferred.settings, tensors)
     name = differing[0]
     value = f"{where}.{name} is {described[name]}"
-    raise CheckpointError(f"{value}, and published {told.cls} has {theirs[name]}; {REMEDY}")
+    raise CheckpointError(f"{value}, and published {inferred.cls} has {theirs[name]}; {REMEDY}")
 
 
 def _plain(value: object) -> object:

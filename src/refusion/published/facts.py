@@ -1,4 +1,4 @@
-"""What the names and shapes of tensors tell of a published network, and what they do not."""
+"""Facts about published networks: those inferred from tensors, and tables of those that are not."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,19 +14,19 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Facts:
-    """What tensors do not tell, as published for a task.
+    """The published facts of a task that cannot be inferred from tensors.
 
     Args:
         noise_level: lambda in units of [0, 1].
         steps: T.
-        delta: what is left of the residual at t = T.
-        schedule: a name in `refusion.schedule.RATES`.
+        delta: factor of the residual at t = T.
+        schedule: a name in `refusion.diffusion.schedule.SCHEDULES`.
         long_skip: see `ConditionalNAFNet`.
         local: height and width of the states in training, for the local variant.
-        enlarge: factor by which the degraded picture is enlarged before everything.
-        mode: how, see `refusion.resize.Enlarge`.
-        partner: settings of the autoencoder in whose latents the network works.
-        unsure: how published settings disagree.
+        enlarge: factor by which the degraded picture is enlarged first.
+        mode: of the enlargement, see `refusion.imaging.resize.Enlarge`.
+        partner: settings of the autoencoder of a latent network.
+        unsure: contradictions between published settings.
     """
 
     noise_level: float = 50 / 255
@@ -56,7 +56,7 @@ REFUSION: Mapping[str, Facts] = {
     "sisr": Facts(enlarge=4),
     "stereo-sr": Facts(enlarge=4),
 }
-"""Of the ConditionalNAFNet of each task."""
+"""Facts of the ConditionalNAFNet of each task."""
 IR_SDE: Mapping[str, Facts] = {
     "deblurring": Facts(10 / 255),
     "denoising-sde": replace(_GAUSSIAN, unsure="the options for testing say 75/255 and 100 steps"),
@@ -66,7 +66,7 @@ IR_SDE: Mapping[str, Facts] = {
     "latent-dehazing": Facts(partner=_DEHAZING, unsure="no options are published"),
     "sisr": Facts(30 / 255, enlarge=4),
 }
-"""Of the ConditionalUNet of each task."""
+"""Facts of the ConditionalUNet of each task."""
 
 
 PIXELS = {"deblurring", "deraining", "deshadow", "inpainting", "sisr"}
@@ -75,8 +75,8 @@ TABLES = {"ConditionalNAFNet": REFUSION, "ConditionalUNet": IR_SDE}
 
 
 class Inferred(NamedTuple):
-    """A published class, its settings without the task, and what is open: the facts of every task whose
-    network has these tensors. An autoencoder has no task."""
+    """A published class, its settings without the task, and the facts of every task whose network has these
+    tensors. An autoencoder has no task."""
 
     cls: str
     settings: dict[str, Any]
@@ -84,10 +84,12 @@ class Inferred(NamedTuple):
 
 
 def infer(state_dict: Mapping[str, Tensor]) -> Inferred:
-    """What names and shapes of tensors tell. `CNAFNetLocal` is not told from ConditionalNAFNet.
+    """Infer the published class and settings from the names and shapes of tensors.
+
+    `CNAFNetLocal` cannot be distinguished from ConditionalNAFNet, which is returned.
 
     Raises:
-        CheckpointError: a tensor from which it is told is missing, or has another number of dimensions.
+        CheckpointError: a tensor that is needed is missing, or has another number of dimensions.
     """
     if "intro.weight" in state_dict:
         return _infer_nafnet(state_dict)
@@ -132,7 +134,7 @@ def _infer_unet(state: Mapping[str, Tensor]) -> Inferred:
         tasks = {"latent-dehazing"}
     else:
         tasks = PIXELS
-    facts = {task: known for task, known in IR_SDE.items() if task in tasks}
+    facts = {task: published for task, published in IR_SDE.items() if task in tasks}
     if "deshadow" in facts and (width, shape) == (32, {"depth": 5}):
         other = "the options for training, of width 64 and depth 4, say 10/255"
         facts["deshadow"] = Facts(30 / 255, unsure=other)
@@ -153,12 +155,12 @@ def _infer_autoencoder(state: Mapping[str, Tensor]) -> Inferred:
 
 
 def _children(state: Mapping[str, Tensor], prefix: str) -> int:
-    """How many parts have a name that starts so."""
+    """Count the parts whose name starts with a prefix."""
     return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
 
 
 def _shape(state: Mapping[str, Tensor], name: str) -> torch.Size:
-    """Of a convolution's weight."""
+    """Return the shape of the weight of a convolution."""
     if name not in state:
         raise CheckpointError(f"{name} is missing; these are not the weights of a published network")
     if state[name].ndim != 4 or 0 in state[name].shape:

@@ -1,4 +1,4 @@
-"""Files of weights: tensors by name, and in what they were wrapped."""
+"""Reading of files of weights, which may be wrapped in other dictionaries."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ Tensors = dict[str, Tensor]
 
 
 class Weights(NamedTuple):
-    """Tensors under published names, and in what they were wrapped."""
+    """Tensors under published names, and a description of their wrapping."""
 
     tensors: Tensors
     what: str
@@ -24,18 +24,18 @@ WRAPPERS = (
     *("params_ema", "ema_state_dict", "state_dict_ema", "model_ema", "ema"),
     *("params", "state_dict", "model_state_dict", "model", "network", "net", "generator", "weights"),
 )
-"""Keys under which files keep weights among other things; averaged weights come first."""
+"""Keys under which files store weights beside other values; those of averaged weights come first."""
 ANCHORS = ("intro.weight", "init_conv.weight")
-"""Of which every published network has one; what precedes it in a key precedes all keys."""
+"""Keys of which every published network has one; a prefix before it is a prefix of all keys."""
 DEEPEST = 4
-"""Wrappers in one another."""
+"""Largest number of nested wrappers."""
 
 
 def read(path: str | Path) -> Weights:
-    """The weights in a safetensors file or one that `torch.save` wrote. Nothing in it is executed.
+    """Read weights from a safetensors file or one that `torch.save` wrote. Nothing in it is executed.
 
     Raises:
-        CheckpointError: there is no such file, it is damaged or holds objects; or see `unwrap`.
+        CheckpointError: see `refusion.files.load_tensors` and `unwrap`.
     """
     content = load_tensors(Path(path), "give a file of weights")
     try:
@@ -45,20 +45,21 @@ def read(path: str | Path) -> Weights:
 
 
 def unwrap(content: object) -> Weights:
-    """The weights in what a file holds: a state dict, wrapped or under prefixes or not.
+    """Return the weights in the content of a file: a state dict, possibly wrapped or with prefixed keys.
 
-    Averaged weights are taken where there are any.
+    Averaged weights are preferred.
 
     Raises:
-        CheckpointError: there are no weights of a published network, or of several, or they are not
-            floating-point numbers, or not finite.
+        CheckpointError: the content has no weights of a published network, or those of several, or they are
+            not floating-point numbers, or not finite.
     """
-    state, said = _by_name(content), list[str]()
-    while found := [name for name in WRAPPERS if isinstance(state.get(name), Mapping)]:
-        said.append(found[0])
-        if len(said) > DEEPEST:
-            raise CheckpointError(f"{', '.join(said)} ...: wrapped too often; give a state dict")
-        state = _by_name(state[found[0]])
+    state = _by_name(content)
+    description: list[str] = []
+    while wrappers := [name for name in WRAPPERS if isinstance(state.get(name), Mapping)]:
+        description.append(wrappers[0])
+        if len(description) > DEEPEST:
+            raise CheckpointError(f"{', '.join(description)} ...: wrapped too often; give a state dict")
+        state = _by_name(state[wrappers[0]])
     prefix = _prefix(state)
     kept = {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
     for name, value in kept.items():
@@ -66,9 +67,12 @@ def unwrap(content: object) -> Weights:
             raise CheckpointError(f"{name} is no tensor of floating-point numbers; give a state dict")
         if not bool(value.isfinite().all()):
             raise CheckpointError(f"{name} holds NaN or infinity; the file is broken")
-    said += [prefix] if prefix else []
-    said += [f"without {len(state) - len(kept)} others"] if len(kept) < len(state) else []
-    return Weights({name: value.detach() for name, value in kept.items()}, ", ".join(said) or "a state dict")
+    if prefix:
+        description.append(prefix)
+    if len(kept) < len(state):
+        description.append(f"without {len(state) - len(kept)} others")
+    tensors = {name: value.detach() for name, value in kept.items()}
+    return Weights(tensors, ", ".join(description) or "a state dict")
 
 
 def _by_name(content: object) -> Mapping[str, Any]:
@@ -78,15 +82,15 @@ def _by_name(content: object) -> Mapping[str, Any]:
 
 
 def _prefix(content: Mapping[str, Any]) -> str:
-    """What precedes all keys of the one network in it."""
-    found = {
+    """Return the prefix of all keys of the network in a state dict, which must be the only one."""
+    prefixes = {
         name.removesuffix(anchor)
         for name in content
         for anchor in ANCHORS
         if name == anchor or name.endswith(f".{anchor}")
     }
-    averaged = {prefix for prefix in found if "ema" in prefix.replace("_", ".").split(".")}
-    chosen = averaged or found
+    averaged = {prefix for prefix in prefixes if "ema" in prefix.replace("_", ".").split(".")}
+    chosen = averaged or prefixes
     if not chosen:
         first = next(iter(content))
         raise CheckpointError(f"no published network: neither {' nor '.join(ANCHORS)}, but {first}")

@@ -1,19 +1,18 @@
-"""Published weights become a model: what tensors do not tell is taken as published for the task, and said."""
+"""Import of published weights; facts that tensors do not determine are taken as published for the task."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import nn
-
 from refusion import published
-from refusion.codec import Codec
 from refusion.errors import CheckpointError, RecipeError, hint
+from refusion.models.settings import validated
+from refusion.models.spec import Card, ModelSpec
+from refusion.nn.network import Network
 from refusion.published import Facts, Inferred, Weights
-from refusion.recipe import Card, Recipe, parse
-from refusion.restorer import Restorer
+from refusion.restoring.codec import Codec
+from refusion.restoring.restorer import Restorer
 
 OPTIONS = {
     "noise_level": "--noise-level",
@@ -25,14 +24,14 @@ OPTIONS = {
     "enlarge": "--factor",
     "mode": "--enlarge",
 }
-"""What a user may know better, and the option of `refusion import` that says it."""
+"""Facts that a user may override, and the option of `refusion import` for each."""
 
 
 class Imported(NamedTuple):
-    """A model, ready for `checkpoint.save`, and what was read and taken for granted, line by line."""
+    """A model for `checkpoint.save`, and lines for the user: the files read, the facts assumed."""
 
     restorer: Restorer
-    recipe: Recipe
+    spec: ModelSpec
     card: Card
     notes: list[str]
 
@@ -44,17 +43,18 @@ class _Part(NamedTuple):
 
 
 def imported(files: Sequence[str | Path], task: str | None = None, **known: Any) -> Imported:
-    """A model of published weights.
+    """Return a model of published weights.
 
     Args:
-        files: the network's and, for latent tasks, its autoencoder's, in any order.
-        task: a name in `published.REFUSION`; may be left out where the tensors fit one only.
+        files: weights of the network and, for latent tasks, of its autoencoder, in any order.
+        task: a name in `published.REFUSION`; may be left out if the tensors fit one task only.
         known: fields of `published.Facts` that replace those published for the task; a noise level may be
-            written as a fraction, "50/255".
+            a fraction, "50/255".
 
     Raises:
-        CheckpointError: see `published.read` and `published.build`; or no network or several, a task that
-            is missing or does not fit, an autoencoder too few or too many, or a fact is refused.
+        TypeError: a field of `known` is unknown.
+        CheckpointError: see `published.read` and `published.build`; or there is not one network, the task is
+            missing or does not fit, the autoencoder is missing or not needed, or a fact is out of range.
     """
     parts = [_read(Path(file)) for file in files]
     part, partner = _roles(parts)
@@ -66,10 +66,10 @@ def imported(files: Sequence[str | Path], task: str | None = None, **known: Any)
     if channels != described_codec.pop("channels"):
         seen = "latents of other channels" if partner else "pictures, which have 3; give the task of latents"
         raise CheckpointError(f"{part.path}: {channels} channels, and {task} sees {seen}")
-    recipe, empty = _recipe(part, task, facts, described, described_codec)
-    restorer = replace(empty, network=network, codec=codec or empty.codec)
+    spec = _spec(part, task, facts, described, described_codec)
+    restorer = replace(spec.outline, network=network, codec=codec or spec.outline.codec)
     notes = [*map(_read_as, parts), *_taken(part, task, facts, known)]
-    return Imported(restorer, recipe, _card(parts, task), notes)
+    return Imported(restorer, spec, _card(parts, task), notes)
 
 
 def _read(path: Path) -> _Part:
@@ -81,7 +81,7 @@ def _read(path: Path) -> _Part:
 
 
 def _roles(parts: Sequence[_Part]) -> tuple[_Part, _Part | None]:
-    """The network and the autoencoder."""
+    """Return the network and the autoencoder."""
     codecs = [part for part in parts if part.told.cls == "UNet"]
     networks = [part for part in parts if part.told.cls != "UNet"]
     if not networks:
@@ -96,12 +96,13 @@ def _roles(parts: Sequence[_Part]) -> tuple[_Part, _Part | None]:
 
 
 def _task(part: _Part, task: str | None) -> str:
-    fitting, there = part.told.facts, published.TABLES[part.told.cls]
+    fitting = part.told.facts
+    tasks = published.TABLES[part.told.cls]
     if task is None and len(fitting) > 1:
         raise CheckpointError(f"{part.path}: fits {', '.join(fitting)}; choose one with --task")
     task = task or next(iter(fitting))
-    if task not in there:
-        raise CheckpointError(f"task {task}{hint(task, there)}: there are {', '.join(there)}")
+    if task not in tasks:
+        raise CheckpointError(f"task {task}{hint(task, tasks)}: there are {', '.join(tasks)}")
     return task
 
 
@@ -118,8 +119,8 @@ def _facts(part: _Part, task: str, known: dict[str, Any]) -> Facts:
     return replace(part.told.facts.get(task, published.TABLES[part.told.cls][task]), **known)
 
 
-def _network(part: _Part, task: str, facts: Facts) -> tuple[nn.Module, dict[str, Any]]:
-    """Our network, and its name and arguments."""
+def _network(part: _Part, task: str, facts: Facts) -> tuple[Network, dict[str, Any]]:
+    """Return our network, with its name and arguments."""
     settings = {**part.told.settings, "task": task}
     if part.told.cls == "ConditionalNAFNet":
         settings |= {"long_skip": facts.long_skip, "train_size": facts.local}
@@ -129,7 +130,7 @@ def _network(part: _Part, task: str, facts: Facts) -> tuple[nn.Module, dict[str,
 def _codec(
     part: _Part, partner: _Part | None, task: str, facts: Facts
 ) -> tuple[Codec | None, dict[str, Any]]:
-    """Our codec, if it has weights, and its name and arguments."""
+    """Return our codec, None if it has no weights, with its name and arguments."""
     if facts.partner is None:
         if partner:
             raise CheckpointError(f"{task} works on pixels, without an autoencoder: leave {partner.path} out")
@@ -151,14 +152,10 @@ def _built(part: _Part, settings: dict[str, Any], name: str) -> tuple[Any, dict[
     return getattr(built, name), {"name": kind.__name__, **arguments}
 
 
-def _recipe(
-    part: _Part, task: str, facts: Facts, network: dict[str, Any], codec: dict[str, Any]
-) -> tuple[Recipe, Restorer]:
-    """The recipe, and what it builds, without memory."""
+def _spec(part: _Part, task: str, facts: Facts, network: dict[str, Any], codec: dict[str, Any]) -> ModelSpec:
     denoises = task == "denoising-sde"
     process = {name: getattr(facts, name) for name in ("schedule", "steps", "delta", "noise_level")}
     values = {
-        "task": task,
         "network": network,
         "codec": codec,
         "process": {"kind": "denoising" if denoises else "mean-reverting", **process},
@@ -167,9 +164,7 @@ def _recipe(
         "sampling": {"steps": facts.steps, "sampler": "euler-ode" if denoises else "posterior"},
     }
     try:
-        recipe = parse(values, str(part.path))
-        with torch.device("meta"):
-            return recipe, recipe.build()
+        return validated(ModelSpec, values, str(part.path))
     except RecipeError as error:
         raise CheckpointError(str(error)) from error
 
@@ -177,6 +172,7 @@ def _recipe(
 def _card(parts: Sequence[_Part], task: str) -> Card:
     sources = ", ".join(f"{part.path.name} ({part.weights.what})" for part in parts)
     return Card(
+        task=task,
         summary=f"Published weights for {task}.",
         terms="Those of the weights' publisher.",
         training=f"By their publisher; imported from {sources}.",
@@ -189,14 +185,18 @@ def _read_as(part: _Part) -> str:
 
 
 def _taken(part: _Part, task: str, facts: Facts, known: dict[str, Any]) -> list[str]:
-    """What was taken as published, and how to say otherwise."""
+    """Return a line for each fact that was assumed as published, with the option that overrides it."""
     relevant = ["noise_level", "steps", "delta", "schedule"]
-    relevant += ["long_skip"] * (part.told.cls == "ConditionalNAFNet")
-    relevant += ["enlarge", "mode"] * (facts.enlarge > 1)
+    if part.told.cls == "ConditionalNAFNet":
+        relevant.append("long_skip")
+    if facts.enlarge > 1:
+        relevant += ["enlarge", "mode"]
     lines = []
     for name in relevant:
         if name not in known:
             value = getattr(facts, name)
-            said = f"{255 * value:g}/255" if name == "noise_level" else str(value).lower()
-            lines.append(f"{name} {said}, as published for {task}; {OPTIONS[name]} says otherwise")
-    return lines + [f"unsure: {facts.unsure}"] * bool(facts.unsure and "noise_level" not in known)
+            text = f"{255 * value:g}/255" if name == "noise_level" else str(value).lower()
+            lines.append(f"{name} {text}, as published for {task}; {OPTIONS[name]} says otherwise")
+    if facts.unsure and "noise_level" not in known:
+        lines.append(f"unsure: {facts.unsure}")
+    return lines

@@ -1,104 +1,108 @@
-"""Published networks made of ours, which compute what they compute."""
+"""Published networks, computed by ours under their classes, settings and keys."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from refusion.codec import Pictures, States
 from refusion.errors import CheckpointError, first_line, hint
-from refusion.nn import ConditionalNAFNet, ConditionalUNet, LatentUNet
+from refusion.nn.nafnet import ConditionalNAFNet
+from refusion.nn.network import Network
+from refusion.nn.unet import ConditionalUNet
 from refusion.published.facts import REFUSION, Settings
-from refusion.tiling import views
+from refusion.restoring.codec import Pictures, States
+from refusion.restoring.latent_unet import LatentUNet
 
 Shape = tuple[int, ...]
 
 
 class Denoiser(nn.Module):
-    """One of our networks, called as the published one.
+    """One of our networks with the signature of the published one.
 
-    The channels of the views of a scene follow each other, as published networks take them.
+    The channels of the views of a scene are concatenated, as published networks expect them.
     """
 
-    network: Any
+    network: Network
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
-        self.network, self.views = network, views(network)
+        self.network = network
 
     def forward(
         self,
         x_t: Float[Tensor, "b c h w"],
         mu: Float[Tensor, "b c h w"] | None,
-        t: float | Tensor,
+        t: float | Shaped[Tensor, ""] | Shaped[Tensor, "#b"],
         lens: Float[Tensor, "b 3"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """The output at training time t, one for all or one for each picture.
+        """Return the output at training time t, which is one for all pictures or one for each.
 
         Args:
-            mu: None for a network that does not see it.
-            lens: see `refusion.lens.condition`, for a network of bokeh.
+            mu: the degraded state; None for a network that does not see it.
+            lens: see `refusion.imaging.lens.condition`, for a network of bokeh.
         """
         batch, channels, height, width = x_t.shape
-        scenes = (batch * self.views, channels // self.views, height, width)
+        views = self.network.num_views
+        scenes = (batch * views, channels // views, height, width)
         times = torch.as_tensor(t, dtype=torch.float32, device=x_t.device).expand(batch)
-        times = times.repeat_interleave(self.views)
-        embedding = self.network.embed(times, *([] if lens is None else [lens]))
-        states = (x.reshape(scenes) for x in (x_t, x_t if mu is None else mu))
-        output: Tensor = self.network(*states, times, embedding)
+        times = times.repeat_interleave(views)
+        embedding = self.network.embed(times, lens)
+        mean = x_t if mu is None else mu
+        output: Tensor = self.network(x_t.reshape(scenes), mean.reshape(scenes), times, embedding)
         return output.reshape(x_t.shape)
 
 
 class Hidden(tuple[Tensor, ...]):
-    """The features of a picture, and its `size`."""
+    """The features of a picture, with its `size`."""
 
     size: tuple[int, int]
 
     @classmethod
     def of(cls, features: Sequence[Tensor], size: tuple[int, int]) -> "Hidden":
+        """Return features with a size."""
         hidden = cls(features)
         hidden.size = size
         return hidden
 
 
 class Autoencoder(nn.Module):
-    """A `LatentUNet`, called as the published one: latents are not normalised."""
+    """A `LatentUNet` with the signature of the published one: latents are not normalised."""
 
     def __init__(self, codec: LatentUNet) -> None:
         super().__init__()
         self.codec = codec
 
     def encode(self, image: Pictures) -> tuple[States, Hidden]:
-        """The latent and the features that `decode` takes."""
+        """Return the latent, and the features for `decode`."""
         latent, features = self.codec.latent(image)
         return latent, Hidden.of(features, (image.shape[-2], image.shape[-1]))
 
     def decode(self, latent: States, hidden: Sequence[Tensor]) -> Pictures:
-        """The picture of a latent and the features of this or another picture, in the latter's size.
+        """Decode a latent with the features of its or another picture, in the size of the latter.
 
-        Where plain tensors do not tell the size, the padding stays.
+        If the features are plain tensors without a size, the result keeps its padding.
         """
         height, width = hidden.size if isinstance(hidden, Hidden) else hidden[0].shape[-2:]
         return self.codec.picture(latent, tuple(hidden), (height, width))
 
     def forward(self, image: Pictures) -> Pictures:
-        """There and back."""
+        """Encode and decode a picture."""
         return self.decode(*self.encode(image))
 
 
 def ours(cls: str, settings: Settings) -> tuple[type[nn.Module], dict[str, Any]]:
-    """Our class for a published one, and its arguments.
+    """Return our class for a published one, and its arguments.
 
     Args:
         cls: ConditionalNAFNet, CNAFNetLocal, ConditionalUNet or UNet.
-        settings: the published class's, and `task`, a name in `REFUSION`; an autoencoder needs none.
-            `train_size` of CNAFNetLocal is (n, c, h, w) of the states in training. `long_skip`, where it
-            is said, replaces that of the task.
+        settings: of the published class, and `task`, a name in `REFUSION`; an autoencoder has no task.
+            `train_size` of CNAFNetLocal is (n, c, h, w) of the states in training. `long_skip`, if present,
+            replaces that of the task.
 
     Raises:
-        CheckpointError: an unknown class or task, or a setting is missing.
+        CheckpointError: the class or task is unknown, or a setting is missing.
     """
     if cls not in _KINDS:
         raise CheckpointError(f"class {cls}{hint(cls, _KINDS)}: there are {', '.join(_KINDS)}")
@@ -106,25 +110,26 @@ def ours(cls: str, settings: Settings) -> tuple[type[nn.Module], dict[str, Any]]
 
 
 def shapes(cls: str, settings: Settings) -> dict[str, Shape]:
-    """Names and shapes of a published network's tensors, in published order.
+    """Return the names and shapes of the tensors of a published network, in published order.
 
     Raises:
-        CheckpointError: see `ours`; or a setting is refused by our class.
+        CheckpointError: see `ours`; or our class refuses a setting.
     """
     network, names = _unfilled(cls, settings)
     return _shapes(network, names)
 
 
 def build(cls: str, settings: Settings, state_dict: Mapping[str, Tensor]) -> Denoiser | Autoencoder:
-    """A published network with its weights, in float32 and where possible in the memory of the given ones.
+    """Build a published network with weights, in float32 and if possible in the memory of `state_dict`.
 
-    Our network in it is its `network`, or an autoencoder's `codec`.
+    Our network is the attribute `network` of the result, or `codec` of an autoencoder.
 
     Args:
         cls, settings: see `ours`.
+        state_dict: the weights under published names.
 
     Raises:
-        CheckpointError: see `shapes`; or the tensors do not fit, naming the first one that does not.
+        CheckpointError: see `shapes`; or a tensor does not fit; the message names the first one.
     """
     network, names = _unfilled(cls, settings)
     expected = _shapes(network, names)
@@ -143,26 +148,26 @@ def build(cls: str, settings: Settings, state_dict: Mapping[str, Tensor]) -> Den
 
 
 def theirs(network: nn.Module) -> dict[str, Tensor]:
-    """The tensors of one of our networks under published names, in published order.
+    """Return the tensors of one of our networks under published names, in published order.
 
     Raises:
-        CheckpointError: no published class is made of it.
+        CheckpointError: the class of the network was not published.
     """
     names = {kind.ours: kind.names for kind in _KINDS.values()}
     if type(network) not in names:
-        known = ", ".join(kind.__name__ for kind in names)
-        raise CheckpointError(f"{type(network).__name__} was never published; {known} were")
+        published = ", ".join(kind.__name__ for kind in names)
+        raise CheckpointError(f"{type(network).__name__} was never published; {published} were")
     state = network.state_dict()
     return {name: state[our].contiguous() for name, our in names[type(network)](network).items()}
 
 
 def _unfilled(cls: str, settings: Settings) -> tuple[nn.Module, dict[str, str]]:
-    """Our network without memory, and our names of its tensors by published ones in published order."""
+    """Return our network on "meta", and our names of its tensors by published name, in published order."""
     kind, arguments = ours(cls, settings)
     try:
         with torch.device("meta"):
             network = kind(**arguments)
-    except (ValueError, TypeError, RuntimeError) as error:  # the latter of sizes that torch cannot hold
+    except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError for sizes that torch cannot hold
         raise CheckpointError(f"{cls}: {first_line(error)}") from error
     return network, _KINDS[cls].names(network)
 
@@ -231,13 +236,13 @@ def _autoencoder(settings: Settings) -> dict[str, Any]:
 
 
 _OWN = {"latent_mean": 0.0, "latent_std": 1.0}
-"""Buffers that published autoencoders do not have."""
+"""Buffers that published autoencoders do not have, and values without effect on latents."""
 AS_THEY_ARE = {"latent_mean": 0.5, "latent_std": 0.25}
-"""With these the states of a `LatentUNet` are its latents."""
+"""Values of these buffers with which the states of a `LatentUNet` are its latents."""
 
 
 def _unet_names(network: nn.Module) -> dict[str, str]:
-    """Our names are the published ones."""
+    """Return our names by published name: they are equal."""
     return {name: name for name in network.state_dict() if name not in _OWN}
 
 
@@ -246,17 +251,20 @@ _ORDER = (
     *("middle_blks", "ups", "downs", "conv1", "conv2", "conv3", "sca", "conv4", "conv5", "norm1", "norm2"),
     *("fusion", "norm_l", "norm_r", "l_proj1", "r_proj1", "l_proj2", "r_proj2", "weight", "bias", "g"),
 )
-"""Of the parts of a published ConditionalNAFNet's keys."""
+"""Order of the parts of the keys of a published ConditionalNAFNet."""
 
 
 def _nafnet_names(network: ConditionalNAFNet) -> dict[str, str]:
-    """Our names differ for bokeh, where no layer is counted for the sinusoids and blocks have two `mlp`."""
+    """Return our names by published name, which differ for bokeh only.
+
+    There the sinusoids have no layer number, and the `mlp` of blocks is called `time_mlp`.
+    """
 
     def published(name: str) -> str:
-        if network.conditions and name.startswith("time_mlp."):
+        if network.num_conditions and name.startswith("time_mlp."):
             _, layer, kind = name.split(".")
             return f"time_mlp.{int(layer) - 1}.{kind}"
-        return name.replace(".mlp.", ".time_mlp.") if network.conditions else name
+        return name.replace(".mlp.", ".time_mlp.") if network.num_conditions else name
 
     def rank(name: str) -> list[int]:
         return [int(part) if part.isdigit() else _ORDER.index(part) for part in name.split(".")]
@@ -266,7 +274,7 @@ def _nafnet_names(network: ConditionalNAFNet) -> dict[str, str]:
 
 
 class _Kind(NamedTuple):
-    """How a published class is made of ours."""
+    """Our class for a published one: its arguments, the names of its tensors, and its wrapper."""
 
     ours: type[nn.Module]
     arguments: Callable[[Settings], dict[str, Any]]

@@ -1,7 +1,7 @@
-"""A codec turns a picture into what the diffusion sees, and back.
+"""Codecs, each of which maps a picture to the state of the diffusion, and back.
 
-`encode` returns the state space's mu and the features that `decode` needs besides it; sizes travel in
-the features. "Latent", "unshuffled" or "reduced" is never a branch anywhere else.
+`encode` returns the state mu, and features and a size that `decode` needs besides a state. No other module
+depends on whether states are latent, unshuffled or reduced.
 """
 
 import math
@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from refusion.resize import antialiased
+from refusion.errors import Notice, Report
+from refusion.imaging.resize import antialiased
+from refusion.restoring.tiling import DEFAULT_MIN_TILE, TilingPolicy, ignore
 
 Pictures = Float[Tensor, "b 3 h w"]
 States = Float[Tensor, "b channels state_h state_w"]
@@ -22,23 +24,25 @@ Features = tuple[Tensor, ...]
 
 
 class Encoded(NamedTuple):
-    """`mu` enters the diffusion; `features` are what `decode` adds to its result."""
+    """An encoded picture: the state `mu` for the diffusion, `features` and `size` for `decode`."""
 
     mu: States
     features: Features
     size: tuple[int, int]
-    """Height and width that `decode` cuts its result to."""
+    """Height and width of the picture in the state, without padding."""
 
 
 class Codec(nn.Module, ABC):
-    """Picture (b, 3, h, w) in [0, 1] <-> state (b, channels, h', w')."""
+    """A map between pictures (b, 3, h, w) in [0, 1] and states (b, channels, h', w')."""
 
     channels: int
     """Channels of the state."""
     bounds: tuple[float, float] | None
-    """The range of a state's values, to which estimates are clamped; None where there is none."""
+    """Range of the values of a state, to which estimates are clamped; None if they are not."""
+    multiple: int = 1
+    """Pictures are padded to multiples of this before they are encoded."""
     working_bytes: int = 0
-    """Peak memory for each pixel of the picture, besides a few copies of it, as measured."""
+    """Peak memory in bytes for each pixel of the picture, besides a few copies of it, as measured."""
 
     @abstractmethod
     def encode(self, image: Pictures) -> Encoded: ...
@@ -46,20 +50,25 @@ class Codec(nn.Module, ABC):
     @abstractmethod
     def decode(self, state: States, features: Features, size: tuple[int, int]) -> Pictures: ...
 
-    def tiled(self, tile: int) -> "Codec":
-        """The same codec in the memory of tiles of so many pixels, for one restoration.
+    def tiled(self, tile: int, smallest: int = DEFAULT_MIN_TILE, report: Report = ignore) -> "Codec":
+        """Return a codec that computes the same states in tiles, for one restoration.
 
-        Its states are equal, its features are for itself. One whose memory is a few copies of the
-        picture stays as it is.
+        Its features fit its own `decode` only. A codec that needs the memory of a few copies of the picture
+        returns itself.
+
+        Args:
+            tile: side of the tiles in pixels.
+            smallest: side of the smallest tiles to which they are halved when memory runs out.
+            report: receives a notice when they are halved.
         """
         return self
 
     def decoding(self) -> Iterator[nn.Parameter]:
-        """The weights that decoding alone uses, which may be trained while states stay what they are."""
+        """Yield the weights that decoding alone uses; training them does not change the states."""
         yield from ()
 
     def calibrate(self, pictures: Iterable[Pictures]) -> None:
-        """Measure what the states of these pictures need to be told; without weights that is nothing."""
+        """Measure and store the statistics of the states of these pictures, if the codec has any."""
 
 
 class Pixels(Codec):
@@ -70,7 +79,7 @@ class Pixels(Codec):
 
     Args:
         factor: side of the squares.
-        bounded: False leaves estimates outside [0, 1] as they are, as the published samplers do.
+        bounded: whether estimates are clamped to [0, 1]; the published samplers do not clamp.
     """
 
     def __init__(self, factor: int = 1, bounded: bool = True) -> None:
@@ -78,7 +87,7 @@ class Pixels(Codec):
         if factor < 1:
             raise ValueError(f"factor is {factor}: give at least 1")
         self.factor, self.bounds = factor, (0.0, 1.0) if bounded else None
-        self.channels = 3 * factor**2
+        self.channels, self.multiple = 3 * factor**2, factor
 
     def encode(self, image: Pictures) -> Encoded:
         height, width = image.shape[-2:]
@@ -94,16 +103,16 @@ class Pixels(Codec):
 class Pyramid(Codec):
     """A Laplacian pyramid of one level, in log brightness: the diffusion sees a reduced picture.
 
-    Brightness becomes log(1 + x / dark) / log(1 + 1 / dark), in which light multiplies by adding. The
-    picture is then reduced until its longest side is `longest_side` (smaller ones stay as they are);
-    what the reduction took away is the only feature, and `decode` adds it back, so details brighten
-    with their surroundings. Restorations that are smooth, as of light and haze, cost the same for
-    every size of picture, and where the network changes nothing the picture comes back unchanged.
+    Brightness becomes log(1 + x / dark) / log(1 + 1 / dark), in which factors of light are added. The
+    picture is then reduced until its longest side is `longest_side` (smaller ones keep their size). The
+    details that the reduction removes are the only feature; `decode` adds them, so they brighten with
+    their surroundings. Smooth restorations, as of light and haze, cost the same for every size of
+    picture, and a state that the network does not change decodes to the same picture.
 
     Args:
-        longest_side: of the reduced picture, in pixels.
-        factor: of the pixel unshuffle, see `Pixels`.
-        dark: the brightness below which the curve is nearly linear.
+        longest_side: longest side of the reduced picture, in pixels.
+        factor: see `Pixels`.
+        dark: brightness below which the curve is nearly linear.
     """
 
     bounds = (0.0, 1.0)
@@ -135,3 +144,29 @@ class Pyramid(Codec):
 
 def _enlarge(image: Pictures, size: tuple[int, int]) -> Float[Tensor, "b 3 full_h full_w"]:
     return F.interpolate(image, size, mode="bilinear", align_corners=False)
+
+
+def codec_with_tiling(
+    codec: Codec,
+    pictures: Float[Tensor, "b 3 h w"],
+    free: int,
+    tile: int | None = None,
+    policy: TilingPolicy = TilingPolicy(),
+    report: Report = ignore,
+) -> Codec:
+    """Return the codec for these pictures: itself, or one in tiles if they are larger than a tile.
+
+    Args:
+        pictures: the pictures to encode.
+        free: bytes of memory that may be used.
+        tile: side of the tiles in pixels; by default the largest that fits in the free bytes.
+        policy: the sizes at which tiling begins.
+        report: receives a notice if the pictures are cut into tiles.
+    """
+    batch, _, height, width = pictures.shape
+    side = tile or max(policy.min_tile, policy.max_tile_side(batch * codec.working_bytes, free))
+    chosen = codec if height * width <= side**2 else codec.tiled(side, policy.min_tile, report)
+    if chosen is not codec:
+        text = f"{width}x{height}: tiles of {side} pixels, {free / 2**30:.1f} GiB free"
+        report(Notice("codec-tiled", text))
+    return chosen

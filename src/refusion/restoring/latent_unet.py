@@ -8,44 +8,55 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from refusion.codec import Codec, Encoded, Features, Pictures, States
+from refusion.errors import Report
 from refusion.nn.layers import LinearAttention, PreNorm, ResBlock, Residual, reflect
-from refusion.tiling import SMALLEST, Tiles, Window
+from refusion.restoring.codec import Codec, Encoded, Features, Pictures, States
+from refusion.restoring.tiling import DEFAULT_MIN_TILE, Tiles, Window, ignore
 
 MOST_LEVELS = 8
 
 
 class Down(nn.ModuleList):
-    """Two ResBlocks, attention or nothing, and the way down; what the first two make are the features."""
+    """A level of the encoder: two ResBlocks, attention or nothing, downsampling. Also returns features."""
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Features]:
+    def forward(
+        self, x: Float[Tensor, "b c h w"]
+    ) -> tuple[Float[Tensor, "b deeper_c down_h down_w"], Features]:
         first, second, attend, down = self
-        passed = (x := first(x), x := attend(second(x)))
-        return down(x), passed
+        outer = first(x)
+        inner = attend(second(outer))
+        return down(inner), (outer, inner)
 
 
 class Up(nn.ModuleList):
-    """The same back, except the way up, with the last two features where it has skips; leaves the others."""
+    """A level of the decoder: two ResBlocks and attention or nothing; its upsampling is called apart.
 
-    def forward(self, x: Tensor, features: Features, skipped: bool) -> tuple[Tensor, Features]:
+    If the level has skips, it takes the last two features. It returns the features that are left.
+    """
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], features: Features, skipped: bool
+    ) -> tuple[Float[Tensor, "b c h w"], Features]:
         first, second, attend, _ = self
-        *rest, inner, outer = features if skipped else (*features, x[:, :0], x[:, :0])
+        rest, inner, outer = features, x[:, :0], x[:, :0]
+        if skipped:
+            rest, inner, outer = features[:-2], features[-2], features[-1]
         x = first(torch.cat([x, outer], dim=1))
-        return attend(second(torch.cat([x, inner], dim=1))), tuple(rest)
+        return attend(second(torch.cat([x, inner], dim=1))), rest
 
 
 class LatentUNet(Codec):
     """A U-Net cut at its bottom: the latent goes through the diffusion, the skips around it.
 
-    States are latents normalised by stored statistics to mean 1/2 and deviation 1/4, about those of
-    pictures, so that a noise level means the same in latents and in pixels.
+    States are latents normalised by stored statistics to mean 1/2 and standard deviation 1/4, about those
+    of pictures, so that a noise level has the same effect on latents and on pixels.
 
     Args:
         latent_channels: channels of the state.
         width: channels at full size.
-        multipliers: of the width, for what each level hands on; their number is that of the levels.
-        unshuffle: side of the squares of pixels that become channels before anything else.
-        skips: levels, from the picture on, whose features reach the decoder; by default all.
+        multipliers: channels after each level, as multiples of the width; one for each level.
+        unshuffle: side of the squares of pixels that become channels first (pixel unshuffle).
+        skips: number of levels, from the picture on, whose features go to the decoder; by default all.
         attention: linear attention at the deepest level, as in the published networks.
 
     The published shapes are (8, 8, (4, 8, 8, 16), unshuffle=1, attention=True) of dehazing, which reduces
@@ -82,30 +93,28 @@ class LatentUNet(Codec):
         self.skips = depth if skips is None else skips
         self.factor = unshuffle * 2 ** (depth - 1)
         self.multiple = unshuffle * 2**depth
-        """Sides are padded to multiples of this, which is twice what they are reduced by."""
+        """Sides are padded to multiples of this, twice the factor by which they are reduced."""
         self.init_conv = nn.Conv2d(3 * unshuffle**2, width, 3, padding=1, bias=False)
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         for i, (c, deeper) in enumerate(pairwise(widths)):
             deepest = i == depth - 1
             skipped = c if i < self.skips else 0
 
-            def attend(channels: int, here: bool = deepest and attention) -> nn.Module:
-                return Residual(PreNorm(channels, LinearAttention(channels))) if here else nn.Identity()
-
+            attends = deepest and attention
             down = nn.Conv2d(c, deeper, 3, 1, 1, bias=False) if deepest else nn.Conv2d(c, deeper, 4, 2, 1)
-            self.encoder.append(Down([ResBlock(c, c), ResBlock(c, c), attend(c), down]))
+            self.encoder.append(Down([ResBlock(c, c), ResBlock(c, c), _attention(c, attends), down]))
             up = (
                 nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(deeper, c, 3, padding=1))
                 if i
                 else nn.Conv2d(deeper, c, 3, padding=1, bias=False)
             )
             blocks = (ResBlock(deeper + skipped, deeper), ResBlock(deeper + skipped, deeper))
-            self.decoder.insert(0, Up([*blocks, attend(deeper), up]))
+            self.decoder.insert(0, Up([*blocks, _attention(deeper, attends), up]))
         self.latent_conv = nn.Conv2d(widths[-1], latent_channels, 1, bias=False)
         self.post_latent_conv = nn.Conv2d(latent_channels, widths[-1], 1, bias=False)
         self.final_conv = nn.Conv2d(width, 3 * unshuffle**2, 3, padding=1)
         self.deepest_channels = widths[-2]
-        """Of what `descend` returns."""
+        """Channels of the features that `descend` returns."""
         self.working_bytes = 36 * (widths[0] + widths[1]) // unshuffle**2
         self.register_buffer("latent_mean", torch.zeros(latent_channels, 1, 1))
         self.register_buffer("latent_std", torch.ones(latent_channels, 1, 1))
@@ -119,15 +128,15 @@ class LatentUNet(Codec):
         return self.picture(self.denormalised(state), features, size)
 
     def normalised(self, latent: States) -> States:
-        """The state of a latent."""
+        """Return the state of a latent."""
         return 0.5 + 0.25 * (latent - self.latent_mean) / self.latent_std
 
     def denormalised(self, state: States) -> States:
-        """The latent of a state."""
+        """Return the latent of a state."""
         return self.latent_mean + self.latent_std * (state - 0.5) / 0.25
 
-    def tiled(self, tile: int) -> Codec:
-        return Tiled(self, tile)
+    def tiled(self, tile: int, smallest: int = DEFAULT_MIN_TILE, report: Report = ignore) -> Codec:
+        return Tiled(self, tile, smallest, report)
 
     def decoding(self) -> Iterator[nn.Parameter]:
         for part in (self.post_latent_conv, self.decoder, self.final_conv):
@@ -135,30 +144,30 @@ class LatentUNet(Codec):
 
     @torch.inference_mode()
     def calibrate(self, pictures: Iterable[Pictures]) -> None:
-        """Take the mean and deviation of each channel from the latents of these pictures."""
+        """Store the mean and standard deviation of each channel over the latents of these pictures."""
         latents = [self.latent(picture)[0].transpose(0, 1).flatten(1).double() for picture in pictures]
         std, mean = torch.std_mean(torch.cat(latents, dim=1), dim=1)
         self.latent_mean.copy_(mean[:, None, None])
-        self.latent_std.copy_(std[:, None, None].clamp(min=1e-3))  # of a channel that never varies
+        self.latent_std.copy_(std[:, None, None].clamp(min=1e-3))  # a channel may be constant
 
     def latent(self, image: Pictures) -> tuple[States, Features]:
-        """The latent as the network makes it, before its normalisation, and the features."""
+        """Return the latent before its normalisation, and the features."""
         x, outer = self.descend(self.padded(image))
         latent, inner = self.bottom(x)
         return latent, outer + inner
 
     def picture(self, latent: States, features: Features, size: tuple[int, int]) -> Pictures:
-        """The picture of a latent that is not normalised, and the features of this or another picture."""
+        """Decode a latent that is not normalised, with the features of its or another picture."""
         x, outer = self.rise(latent, features)
         return self.ascend(x, outer)[..., : size[0], : size[1]]
 
     def padded(self, image: Pictures) -> Float[Tensor, "b 3 padded_h padded_w"]:
-        """With sides that `descend` takes."""
-        height, width = (side + -side % self.multiple for side in image.shape[-2:])
-        return reflect(image, (height, width))
+        """Return the picture with its sides padded to multiples, as `descend` expects it."""
+        height, width = image.shape[-2:]
+        return reflect(image, (height + -height % self.multiple, width + -width % self.multiple))
 
-    def descend(self, image: Pictures) -> tuple[Tensor, Features]:
-        """All levels but the deepest: its input, and the features passed on the way."""
+    def descend(self, image: Pictures) -> tuple[Float[Tensor, "b deep_c deep_h deep_w"], Features]:
+        """Run all levels of the encoder but the deepest: return its input, and the features of the others."""
         x = F.pixel_unshuffle(image, self.unshuffle)
         x = self.init_conv(x.contiguous(memory_format=torch.channels_last))
         features = [x]
@@ -167,18 +176,20 @@ class LatentUNet(Codec):
             features += passed
         return x, tuple(features[: 1 + 2 * self.skips] if self.skips else ())
 
-    def bottom(self, x: Tensor) -> tuple[States, Features]:
-        """The deepest level: the latent and its features."""
+    def bottom(self, x: Float[Tensor, "b deep_c deep_h deep_w"]) -> tuple[States, Features]:
+        """Run the deepest level of the encoder: return the latent, and the level's features."""
         x, passed = self.encoder[-1](x)
         return self.latent_conv(x), passed if self.skips == len(self.encoder) else ()
 
-    def rise(self, latent: States, features: Features) -> tuple[Tensor, Features]:
-        """The deepest level of the decoder but its way up, and the features left for the others."""
+    def rise(
+        self, latent: States, features: Features
+    ) -> tuple[Float[Tensor, "b deep_c state_h state_w"], Features]:
+        """Run the deepest level of the decoder but its upsampling; also return the features that are left."""
         return self.decoder[0](self.post_latent_conv(latent), features, self.skips == len(self.encoder))
 
-    def ascend(self, x: Tensor, features: Features) -> Pictures:
-        """From the deepest level of the decoder up to the picture, with its padding."""
-        ups = [up for *_, up in (level.children() for level in self.decoder)]
+    def ascend(self, x: Float[Tensor, "b deep_c deep_h deep_w"], features: Features) -> Pictures:
+        """Run the upsampling of the decoder's deepest level and the other levels; return a padded picture."""
+        ups = [list(level.children())[-1] for level in self.decoder]
         x = ups[0](x)
         for i, level in enumerate(self.decoder[1:], 1):
             x, features = level(x, features, len(ups) - 1 - i < self.skips)
@@ -188,38 +199,41 @@ class LatentUNet(Codec):
 
     @property
     def reach(self) -> tuple[int, int]:
-        """Pixels beyond a window that what `descend`, and what `ascend`, makes of it depends on.
+        """Receptive fields of `descend` and of `ascend`, in pixels beyond a window.
 
-        Followed from the output to the input: a convolution looks one position further, and a level's
-        blocks have four. Two positions are one at the next level.
+        Followed from the output to the input: a convolution adds one position, and the blocks of a level
+        have four convolutions. Two positions become one at the next level.
         """
-        down, up = 0, 2  # the last convolution, and the last way up
+        down, up = 0, 2  # the last convolution, and the last upsampling
         for _ in self.encoder[:-1]:
             down = 2 * down + 1 + 4
-            up = (up + 4 + 1 + 1) // 2  # the blocks, and the deeper level's way up, rounded up
+            up = (up + 4 + 1 + 1) // 2  # the blocks, and the deeper level's upsampling, rounded up
         return self.unshuffle * (down + 1), self.factor * up
 
 
 class Tiled(Codec):
-    """A `LatentUNet` that sees the picture in windows, and gives what it gives of the whole.
+    """A `LatentUNet` that computes the same in windows as on the whole picture.
 
-    The deepest level, whose attention sees everything, runs whole. The features of the other levels
-    are not kept: the first of `features` is the picture, from which they are computed again where they
-    are needed. Margins are all that a window depends on, so nothing is lost.
+    The deepest level, whose attention covers the whole picture, runs on all of it. The features of the
+    other levels are not stored: the first of `features` is the picture, from which they are computed again.
+    Windows have margins of the whole receptive field, so the result is exact.
 
-    Make one for each restoration: its tiles halve where memory ends.
+    Make one for each restoration: its tiles halve when memory runs out.
     """
 
     bounds = None
 
-    def __init__(self, whole: LatentUNet, tile: int) -> None:
+    def __init__(
+        self, whole: LatentUNet, tile: int, smallest: int = DEFAULT_MIN_TILE, report: Report = ignore
+    ) -> None:
         super().__init__()
         self.whole, self.channels = whole, whole.channels
-        self.tiles = Tiles(tile, SMALLEST)
+        self.tiles = Tiles(tile, smallest, report)
 
     def encode(self, image: Pictures) -> Encoded:
-        whole, padded = self.whole, self.whole.padded(image)
-        height, width = (side // whole.factor for side in padded.shape[-2:])
+        whole = self.whole
+        padded = whole.padded(image)
+        height, width = padded.shape[-2] // whole.factor, padded.shape[-1] // whole.factor
         shape = (len(image), whole.deepest_channels, height, width)
         deepest = torch.empty(shape, device=image.device, memory_format=torch.channels_last)
 
@@ -233,7 +247,8 @@ class Tiled(Codec):
         return Encoded(whole.normalised(latent), (padded, *inner), (image.shape[-2], image.shape[-1]))
 
     def decode(self, state: States, features: Features, size: tuple[int, int]) -> Pictures:
-        whole, (padded, *inner) = self.whole, features
+        whole = self.whole
+        padded, *inner = features
         deepest, _ = whole.rise(whole.denormalised(state), tuple(inner))
         output = torch.empty_like(padded)
 
@@ -244,3 +259,7 @@ class Tiled(Codec):
 
         self.tiles.sweep((padded.shape[-2], padded.shape[-1]), sum(whole.reach), whole.multiple, work)
         return output[..., : size[0], : size[1]]
+
+
+def _attention(channels: int, linear: bool) -> nn.Module:
+    return Residual(PreNorm(channels, LinearAttention(channels))) if linear else nn.Identity()

@@ -1,4 +1,4 @@
-"""How much memory is free where the work is done."""
+"""Free memory of a device."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that a process may still take on a device; on a CPU within the limits of its containers."""
+    """Return the bytes that this process may still take; on a CPU within the limits of its containers."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
@@ -22,29 +22,29 @@ def free_memory(device: torch.device) -> int:
 
 
 def _left_in_containers() -> Iterator[int]:
-    """What is left in each control group of Linux that limits this process, of either version."""
+    """Yield the bytes left in each control group of Linux, version 1 or 2, that limits this process."""
     lines: list[str] = []
     with contextlib.suppress(OSError):
         lines = MEMBERSHIP.read_text().splitlines()
     for line in lines:
-        _, kinds, path = line.split(":", 2)
+        _, controllers, path = line.split(":", 2)
         names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
         root = CGROUPS / "memory"
-        if not kinds:
+        if not controllers:
             names, root = ("memory.max", "memory.current", "inactive_file"), CGROUPS
-        elif "memory" not in kinds.split(","):
+        elif "memory" not in controllers.split(","):
             continue
         group = root / path.strip("/")
         for place in (group, *group.parents):
-            with contextlib.suppress(OSError, ValueError):  # not every container lets its limits be read
+            with contextlib.suppress(OSError, ValueError):  # some containers do not let their limits be read
                 if place.is_relative_to(root) and (place / names[0]).exists():
                     yield from _left(place, *names)
 
 
 def _left(group: Path, limit: str, used: str, cached: str) -> Iterator[int]:
-    """Nothing where there is no limit. Cached files count as used, but make room when it is asked for."""
-    most = (group / limit).read_text().strip()
-    if most != "max":
+    """Yield the bytes left in a group, if it has a limit. Cached files count as free: they make room."""
+    max_bytes = (group / limit).read_text().strip()
+    if max_bytes != "max":
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        taken = int((group / used).read_text()) - int(stat.get(cached, 0))
-        yield max(0, int(most) - taken)
+        used_bytes = int((group / used).read_text()) - int(stat.get(cached, 0))
+        yield max(0, int(max_bytes) - used_bytes)

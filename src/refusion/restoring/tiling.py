@@ -1,129 +1,127 @@
-"""Pictures of any size in bounded memory: pieces are computed one by one with margins and kept without.
+"""Tiling: pictures of any size in bounded memory. Tiles are computed with margins and kept without them.
 
-The geometry is that of a line; a picture has it twice.
+A tile is a pair of windows, one of rows and one of columns.
 """
 
-import logging
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-Pool = Callable[[Tensor], Tensor]
-"""Features (b, c, h, w) -> what stands for them in a channel attention, (b or 1, c, 1, 1)."""
+from refusion.errors import Notice, Report
+from refusion.nn.network import Network
+from refusion.nn.pooling import Pool, whole_mean
 
-LARGEST_WHOLE = 2**19
-"""Positions of a state above which a network always sees it in tiles, however much memory there is, so
-that its result is the same on every machine. So many has the latent of 33 megapixels reduced 8 times."""
-LARGEST_MARGIN = 64
-"""Positions. What is further away could reach a window through the deepest blocks, but does not count: with
-the bundled model, which reaches 55, a margin of 24 errs by up to 6e-3, 32 by 3e-4, 40 by 2e-5, 48 by 5e-7."""
-PATCH, PATCHES = 128, 16
-"""Side in positions, and most in number, of the windows from which statistics are measured."""
-SMALLEST = 128
-"""Side in pixels of a picture's tiles; smaller ones would be all margin."""
-SMALLEST_OF_STATE = 256
-"""Side in positions of a state's tiles; smaller ones would not save memory, as the patches need more."""
-ROOM = 2**30
-"""Bytes that a window takes at most, also where there is more: larger ones are hardly faster."""
-
-log = logging.getLogger("refusion")
+DEFAULT_MIN_TILE = 128
+"""Side in pixels of the smallest tile of a picture; a smaller one would be mostly margin."""
 
 
-@runtime_checkable
-class Network(Protocol):
-    """What sampling asks of a network; `ConditionalNAFNet` says what each part is.
+def ignore(notice: Notice) -> None:
+    """Drop a notice."""
 
-    Only a network that takes conditions is given one to embed.
+
+@dataclass(frozen=True)
+class TilingPolicy:
+    """The sizes at which a picture or a state is cut into tiles, and of the tiles.
+
+    Args:
+        max_whole: positions of a state above which a network always runs in tiles, so that the result is the
+            same on every machine. The default is a latent of 33 megapixels, reduced 8 times.
+        max_margin: largest margin of a tile in positions. A larger receptive field, through the deepest
+            blocks, hardly matters: with the dehazing model, whose reach is 55, a margin of 24 errs by up to
+            6e-3, 32 by 3e-4, 40 by 2e-5, 48 by 5e-7.
+        patch: side in positions of the patches over which means are measured.
+        max_patches: largest number of these patches.
+        min_tile: smallest side in pixels of a picture's tiles.
+        min_state_tile: smallest side in positions of a state's tiles; smaller tiles would not save memory,
+            as the patches need more.
+        max_window_bytes: largest memory of a window; larger windows would hardly be faster.
     """
 
-    def embed(self, t: Tensor, *condition: Tensor) -> Tensor: ...
+    max_whole: int = 2**19
+    max_margin: int = 64
+    patch: int = 128
+    max_patches: int = 16
+    min_tile: int = DEFAULT_MIN_TILE
+    min_state_tile: int = 256
+    max_window_bytes: int = 2**30
 
-    def __call__(self, x_t: Tensor, mu: Tensor, t: Tensor, embedding: Tensor | None = None) -> Tensor: ...
+    def max_tile_side(self, working_bytes: int, free: int, margin: int = 0) -> int:
+        """Return the side of the largest tile whose window takes at most half of the free bytes.
 
+        Args:
+            working_bytes: peak memory in bytes for each position of the window.
+            free: free memory in bytes.
+            margin: positions on each side of the tile, which are a part of the window.
+        """
+        available = min(self.max_window_bytes, free // 2)
+        return max(1, math.isqrt(available // max(1, working_bytes)) - 2 * margin)
 
-@runtime_checkable
-class Tileable(Network, Protocol):
-    """What is asked of it besides, when the state is large.
+    def patches(self, height: int, width: int, multiple: int) -> Iterator[tuple[slice, slice]]:
+        """Yield rows and columns of patches of one size that are spread evenly over a state.
 
-    One that sees several pictures of a scene together says how many in `views`.
-    """
-
-    multiple: int
-
-    @property
-    def reach(self) -> int: ...
-
-    @property
-    def working_bytes(self) -> int: ...
-
-    def __call__(
-        self, x_t: Tensor, mu: Tensor, t: Tensor, embedding: Tensor | None = None, pool: Pool = ...
-    ) -> Tensor: ...
-
-
-def whole_mean(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 1 1"]:
-    """The mean over the picture."""
-    return F.adaptive_avg_pool2d(x, 1)
+        They cover a small state. Every start is a multiple of `multiple`.
+        """
+        side = round_up(self.patch, multiple)
+        down, across = math.ceil(height / side), math.ceil(width / side)
+        rows = min(down, self.max_patches, max(1, round(math.sqrt(self.max_patches * height / width))))
+        columns = min(across, self.max_patches // rows)
+        rows = min(down, self.max_patches // columns)
+        for row in _spread(height, side, rows, multiple):
+            for column in _spread(width, side, columns, multiple):
+                yield row, column
 
 
 class Window(NamedTuple):
-    """A piece of a line: `outer` is looked at, of which `inner` is kept."""
+    """A piece of a line: `outer`, with margins, is computed, and `inner` of it is kept."""
 
     outer: slice
     inner: slice
 
     @property
     def within(self) -> slice:
-        """`inner`, counted from the start of `outer`."""
+        """The slice of `inner`, counted from the start of `outer`."""
         return slice(self.inner.start - self.outer.start, self.inner.stop - self.outer.start)
 
     def over(self, factor: int) -> "Window":
-        """The same piece where `factor` positions are one."""
-        return Window(*(slice(part.start // factor, part.stop // factor) for part in self))
+        """Return the window on a line that is `factor` times coarser."""
+        outer = slice(self.outer.start // factor, self.outer.stop // factor)
+        return Window(outer, slice(self.inner.start // factor, self.inner.stop // factor))
 
 
 def windows(length: int, tile: int, margin: int, multiple: int = 1) -> Iterator[Window]:
-    """Cut a line into pieces of nearly equal length.
+    """Yield windows whose inner parts cut a line into pieces of nearly equal length.
 
     Args:
-        tile: largest length of an inner part; at least one `multiple` is taken.
-        margin: of every window on both sides; at the line's ends there is none.
-        multiple: every start is one, and every end but that of the line.
+        tile: largest length of an inner part, which has at least `multiple` positions.
+        margin: on both sides of an inner part, but not beyond the ends of the line.
+        multiple: every start is a multiple of it, and every end but that of the line.
     """
     count = math.ceil(length / max(multiple, tile - tile % multiple))
-    step = _raised(math.ceil(length / count), multiple)
-    margin = _raised(margin, multiple)
+    step = round_up(math.ceil(length / count), multiple)
+    margin = round_up(margin, multiple)
     for start in range(0, length, step):
         stop = min(start + step, length)
         outer = slice(max(0, start - margin), min(stop + margin, length))
         yield Window(outer, slice(start, stop))
 
 
-def fitting(working_bytes: int, free: int, margin: int = 0) -> int:
-    """Side of the largest tile whose window takes no more than `ROOM` and half of the free bytes.
-
-    Args:
-        working_bytes: for each position of the window.
-    """
-    room = min(ROOM, free // 2)
-    return max(1, math.isqrt(room // max(1, working_bytes)) - 2 * margin)
-
-
 class Tiles:
-    """The tiles of one restoration. Where memory ends they halve, and stay so.
+    """The tiles of one restoration. When memory runs out they are halved for the rest of it.
 
     Args:
-        side: in positions.
-        smallest: no smaller ones are tried.
+        side: of a tile, in positions.
+        smallest: smallest side to which tiles are halved.
+        report: receives a notice when they are halved.
     """
 
-    def __init__(self, side: int, smallest: int) -> None:
-        self.side, self.smallest = side, smallest
+    def __init__(self, side: int, smallest: int, report: Report = ignore) -> None:
+        self.side, self.smallest, self.report = side, smallest, report
 
     def sweep(
         self,
@@ -133,14 +131,16 @@ class Tiles:
         work: Callable[[Window, Window], None],
         bands: bool = False,
     ) -> None:
-        """Call `work` with the rows and columns of every tile; with all of them again after halving.
+        """Call `work` with the rows and columns of every tile; after halving, with those of all new tiles.
 
         Args:
-            bands: tiles are as wide as the picture, and as high as gives them, with their margins, the
-                positions of a square one with its own.
+            size: height and width of the picture or state.
+            margin, multiple: see `windows`.
+            bands: tiles are as wide as the picture; with margins they have as many positions as a square
+                tile with its margins.
 
         Raises:
-            RuntimeError or MemoryError: `work` did, and not for lack of memory or with the smallest tiles.
+            RuntimeError or MemoryError: from `work`, if not for lack of memory, or with the smallest tiles.
         """
         while True:
             try:
@@ -150,154 +150,150 @@ class Tiles:
                         work(rows, columns)
                 return
             except (MemoryError, RuntimeError) as error:
-                if self.side <= self.smallest or not lacks_memory(error):
+                if self.side <= self.smallest or not is_oom(error):
                     raise
             self.side = max(self.smallest, self.side // 2)  # here the failed call's tensors are gone
-            log.info("out of memory: going on in tiles of %d", self.side)
+            self.report(Notice("out-of-memory", f"out of memory: going on in tiles of {self.side}"))
 
     def _band(self, length: int, margin: int, multiple: int) -> tuple[int, int]:
-        width = _raised(length, multiple)
+        width = round_up(length, multiple)
         return (self.side + 2 * margin) ** 2 // width - 2 * margin, width
 
 
-def lacks_memory(error: BaseException) -> bool:
-    """Whether an allocator said no: Python's, CUDA's, Apple's, or the CPU's on Linux or Windows."""
-    said = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+def is_oom(error: BaseException) -> bool:
+    """Return whether an error means lack of memory: Python's, CUDA's, Apple's, or the CPU's on any system."""
+    messages = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
     kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or any(words in str(error) for words in said)
+    return isinstance(error, kinds) or any(message in str(error) for message in messages)
 
 
-class TiledNetwork:
-    """A network that sees a state of any size in windows, inside every call.
+class TiledNetwork(Network):
+    """A network that runs on a state of any size in tiles, inside every call.
 
-    Convolutions see their surroundings only, so a margin makes windows exact. Channel attention sees a
-    mean over the picture; over a window it would differ from one to the next, and the borders would
-    show. So the means are measured once a call: one pass over up to 16 patches of 128 x 128 positions,
-    spread evenly over the state, in which every mean is taken over all of them. Every tile is then
-    given these. All tiles compute one function, so no seam can arise; and neither that function nor the
-    margin depends on the tile, so the result does not either.
+    The receptive field of convolutions is bounded, so a margin makes tiles exact. Channel attention uses
+    means over the picture; means over a tile would differ between tiles, and their borders would show. So
+    every call measures the means in one pass over up to 16 patches of 128 x 128 positions, spread evenly over
+    the state, and all tiles use these. They compute one function, so there are no seams; and neither that
+    function nor the margin depends on the size of the tiles, so the result does not either.
 
-    Of a batch each picture is done alone. Make one for each restoration: its tiles halve where memory ends.
+    Each picture of a batch runs alone. Make one for each restoration: its tiles halve when memory runs out.
 
-    A network of several `views` is given those of one scene together, and its tiles are bands of full
-    width, since a point of one view may be anywhere on the same row of another. Patches are not so wide:
-    with all views at the same places they miss only points that left the patch, and only means are taken
-    from them, one for each view. The last band is filled up with rows of zeros to a whole `multiple`, so
-    that all bands compute one function: that of a picture filled up like this.
+    A network of several views runs on those of one scene together, and its tiles are bands of full width,
+    since a point of one view may be anywhere on the same row of another. Patches are not as wide: taken at
+    the same places of all views, they miss only points that moved out of the patch, and only means are
+    measured on them, one for each view. The last band is padded with rows of zeros to a multiple of
+    `multiple`, so that all bands compute one function: that of a picture padded like this.
 
     Args:
-        network: the one to run.
+        network: the network to run; its `reach` is not None.
         tile: side of the tiles in positions of the state, without margins; bands have as many positions.
+        policy: sizes of patches, margins and the smallest tile.
+        report: receives a notice when tiles are halved.
     """
 
-    def __init__(self, network: Tileable, tile: int) -> None:
-        self.network = network
-        self.views = views(network)
-        self.tiles = Tiles(tile, SMALLEST_OF_STATE)
+    def __init__(
+        self, network: Network, tile: int, policy: TilingPolicy = TilingPolicy(), report: Report = ignore
+    ) -> None:
+        super().__init__()
+        assert network.reach is not None
+        self.network, self.policy = network, policy
+        self.declare_like(network)
+        self.margin = min(network.reach, policy.max_margin)
+        self.tiles = Tiles(tile, policy.min_state_tile, report)
 
-    def embed(self, t: Float[Tensor, " b"], *condition: Float[Tensor, "b conditions"]) -> Tensor:
-        return self.network.embed(t, *condition)
+    def embed(
+        self, t: Float[Tensor, " b"], condition: Float[Tensor, "b conditions"] | None = None
+    ) -> Float[Tensor, "b modulations"]:
+        return self.network.embed(t, condition)
 
-    def __call__(
+    def forward(
         self,
         x_t: Float[Tensor, "b c h w"],
         mu: Float[Tensor, "b c h w"],
         t: Float[Tensor, " b"],
         embedding: Float[Tensor, "b modulations"] | None = None,
+        pool: Pool = whole_mean,
     ) -> Float[Tensor, "b c h w"]:
+        """Return the prediction, see `Network.forward`; means are measured on patches, `pool` is not used."""
         embedding = self.embed(t) if embedding is None else embedding
         output = torch.empty_like(x_t)
-        for i in range(0, len(x_t), self.views):
-            one = slice(i, i + self.views)
-            self._restore(output[one], x_t[one], mu[one], t[one], embedding[one])
+        for i in range(0, len(x_t), self.num_views):
+            scene = slice(i, i + self.num_views)
+            self._fill(output[scene], x_t[scene], mu[scene], t[scene], embedding[scene])
         return output
 
-    def _restore(self, output: Tensor, x_t: Tensor, mu: Tensor, t: Tensor, embedding: Tensor) -> None:
-        """Fill `output`, window by window."""
+    def _fill(self, output: Tensor, x_t: Tensor, mu: Tensor, t: Tensor, embedding: Tensor) -> None:
+        """Write the prediction for one scene to `output`, tile by tile."""
         means = self._measure(x_t, mu, t, embedding)
-        network, bands = self.network, self.views > 1
+        bands = self.num_views > 1
 
         def work(rows: Window, columns: Window) -> None:
             outer = (..., rows.outer, columns.outer)
-            missing = (rows.outer.start - rows.outer.stop) % network.multiple if bands else 0
-            there, origin = (F.pad(x[outer], (0, 0, 0, missing)) for x in (x_t, mu))
+            missing = (rows.outer.start - rows.outer.stop) % self.multiple if bands else 0
+            x_tile = F.pad(x_t[outer], (0, 0, 0, missing))
+            mu_tile = F.pad(mu[outer], (0, 0, 0, missing))
             replay = iter(means)
-            done = network(there, origin, t, embedding, pool=lambda _: next(replay))
-            output[..., rows.inner, columns.inner] = done[..., rows.within, columns.within]
+            tile = self.network(x_tile, mu_tile, t, embedding, pool=lambda _: next(replay))
+            output[..., rows.inner, columns.inner] = tile[..., rows.within, columns.within]
 
-        margin = min(network.reach, LARGEST_MARGIN)
-        self.tiles.sweep((x_t.shape[-2], x_t.shape[-1]), margin, network.multiple, work, bands)
+        self.tiles.sweep((x_t.shape[-2], x_t.shape[-1]), self.margin, self.multiple, work, bands)
 
     def _measure(self, x_t: Tensor, mu: Tensor, t: Tensor, embedding: Tensor) -> list[Tensor]:
-        """The means of each view that the network takes, in its order, each over all patches together."""
+        """Return the means of each view over all patches, in the order in which the network takes them."""
         means: list[Tensor] = []
 
         def pool(x: Tensor) -> Tensor:
-            means.append(x.reshape(-1, self.views, *x.shape[1:]).mean((0, 3, 4))[..., None, None])
-            return means[-1].repeat(len(x) // self.views, 1, 1, 1)
+            means.append(x.reshape(-1, self.num_views, *x.shape[1:]).mean((0, 3, 4))[..., None, None])
+            return means[-1].repeat(len(x) // self.num_views, 1, 1, 1)
 
-        places = list(patches(x_t.shape[-2], x_t.shape[-1], self.network.multiple))
-        there, origin = (torch.cat([x[..., rows, columns] for rows, columns in places]) for x in (x_t, mu))
+        places = list(self.policy.patches(x_t.shape[-2], x_t.shape[-1], self.multiple))
+        x_patches = torch.cat([x_t[..., rows, columns] for rows, columns in places])
+        mu_patches = torch.cat([mu[..., rows, columns] for rows, columns in places])
         count = len(places)
-        self.network(there, origin, t.repeat(count), embedding.repeat(count, 1), pool=pool)
+        self.network(x_patches, mu_patches, t.repeat(count), embedding.repeat(count, 1), pool=pool)
         return means
-
-
-def patches(height: int, width: int, multiple: int) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of equal windows that are spread evenly; they cover what is small enough."""
-    side = _raised(PATCH, multiple)
-    most = (math.ceil(height / side), math.ceil(width / side))
-    down = min(most[0], PATCHES, max(1, round(math.sqrt(PATCHES * height / width))))
-    across = min(most[1], PATCHES // down)
-    down = min(most[0], PATCHES // across)
-    for rows in _spread(height, side, down, multiple):
-        for columns in _spread(width, side, across, multiple):
-            yield rows, columns
 
 
 def _spread(length: int, side: int, count: int, multiple: int) -> Iterator[slice]:
     free = max(0, length - side)
-    for i in range(count):
-        start = free * i // (count - 1) if count > 1 else free // 2
-        start -= start % multiple
+    starts = (free * i // (count - 1) if count > 1 else free // 2 for i in range(count))
+    for start in dict.fromkeys(start - start % multiple for start in starts):
         yield slice(start, min(start + side, length))
 
 
-def _raised(value: int, multiple: int) -> int:
+def round_up(value: int, multiple: int) -> int:
+    """Round a value up to a multiple."""
     return -(-value // multiple) * multiple
 
 
-def views(network: object) -> int:
-    """Pictures of one scene that a network sees together: 2 for stereo."""
-    count: int = getattr(network, "views", 1)
-    return count
-
-
-def conditions(network: object) -> int:
-    """Numbers that a network is told of each picture, besides the time."""
-    count: int = getattr(network, "conditions", 0)
-    return count
-
-
-def suited(network: nn.Module, states: Float[Tensor, "b c h w"], tile: int | None, free: int) -> Network:
-    """The network for states of this size: itself, or a `TiledNetwork` if they are too large and it is
-    `Tileable`.
+def with_tiling(
+    network: Network,
+    states: Float[Tensor, "b c h w"],
+    free: int,
+    tile: int | None = None,
+    policy: TilingPolicy = TilingPolicy(),
+    report: Report = ignore,
+) -> Network:
+    """Return the network for states of this size: itself, or a `TiledNetwork` if they are too large.
 
     Args:
-        tile: side in positions; by default what the free bytes allow.
+        states: the states on which it will run.
+        free: bytes of memory that may be used.
+        tile: side of the tiles in positions; by default the largest that fits in the free bytes.
+        policy: the sizes at which tiling begins.
+        report: receives a notice if states are cut into tiles.
     """
-    whole: Tileable = network  # type: ignore[assignment]  # nn.Module's call is untyped
     batch, _, height, width = states.shape
     positions = height * width
-    small = positions <= PATCHES * PATCH**2  # the patches would need as much memory
-    if small or not isinstance(network, Tileable):
-        return whole
-    # Padded to other multiples, two views find other grid points in each other: bands agree only with bands.
-    fits = positions <= LARGEST_WHOLE and batch * positions * whole.working_bytes <= free // 2
-    fits = fits and views(network) == 1
-    if tile is None and fits:
-        return whole
-    together = views(network) * whole.working_bytes
-    side = max(SMALLEST_OF_STATE, tile or fitting(together, free, LARGEST_MARGIN))
-    log.info("state of %dx%d: tiles of %d, %.1f GiB free", width, height, side, free / 2**30)
-    return TiledNetwork(whole, side)
+    small = positions <= policy.max_patches * policy.patch**2  # the patches would need as much memory
+    if small or network.reach is None:
+        return network
+    # Two views always run in bands: padded differently, their attention would see another grid of positions.
+    fits = positions <= policy.max_whole and batch * positions * network.working_bytes <= free // 2
+    if tile is None and fits and network.num_views == 1:
+        return network
+    scene_bytes = network.num_views * network.working_bytes
+    side = max(policy.min_state_tile, tile or policy.max_tile_side(scene_bytes, free, policy.max_margin))
+    text = f"state of {width}x{height}: tiles of {side}, {free / 2**30:.1f} GiB free"
+    report(Notice("network-tiled", text))
+    return TiledNetwork(network, side, policy, report)

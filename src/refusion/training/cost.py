@@ -1,22 +1,26 @@
-"""What a recipe will cost, known before it runs: counted on tensors without memory."""
+"""The cost of a recipe, counted before it runs on tensors of the device "meta", without memory."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from refusion.objective import replacing_loss
-from refusion.recipe import Loop, Recipe
-from refusion.tiling import Network, conditions
+from refusion.diffusion.objective import replacing_loss
+from refusion.training.recipe import Loop, Recipe
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters of network and codec, multiply-accumulates of a sample's pass through the network and of
-    its way through the codec and back, bytes of a training step."""
+    """The cost of a training step.
+
+    Args:
+        parameters: of network and codec.
+        macs: multiply-accumulates of the network for a sample.
+        codec_macs: multiply-accumulates of encoding and decoding a sample.
+        memory: bytes.
+    """
 
     parameters: int
     macs: int
@@ -32,31 +36,31 @@ class Cost:
 
 
 def cost(recipe: Recipe) -> Cost:
-    """Count a training step of each stage of a recipe; its memory is that of the larger one.
+    """Count the cost of a training step of a recipe; memory is that of its largest stage.
 
-    Memory is that of the weights and their average, of the trained ones' gradient and two moments, and
-    of what the backward pass keeps; libraries and the pictures come on top.
+    Memory is that of the weights and their average, of the gradient and two moments of the trained ones, and
+    of the tensors saved for the backward pass, without that of libraries and of the input pictures.
     """
     first, second = recipe.codec_training, recipe.training
     with torch.device("meta"):
-        restorer = recipe.build()
+        restorer = recipe.model.build()
         codec, network = restorer.codec, restorer.network
-        denoiser = cast(Network, network)
-        pictures, drop = torch.zeros(first.batch, 3, *first.patch), torch.zeros(first.batch, dtype=torch.bool)
-        _, kept_first = _count(
+        pictures = torch.zeros(first.batch, 3, *first.patch)
+        drop = torch.zeros(first.batch, dtype=torch.bool)
+        _, saved_first = _count(
             first, lambda: replacing_loss(codec.encode, codec.decode, pictures, pictures, drop, 1.0, 1.0)
         )
-        pictures = torch.zeros(second.batch * recipe.views, 3, *recipe.data.patch)
+        pictures = torch.zeros(second.batch * recipe.model.views, 3, *recipe.data.patch)
         codec.requires_grad_(False)
         encoded = codec.encode(pictures)
         codec_macs, _ = _count(second, lambda: codec.decode(*codec.encode(pictures)))
         mu, t = encoded.mu, torch.zeros(len(pictures))
-        wanted = [torch.zeros(len(t), n)] if (n := conditions(network)) else []
+        condition = torch.zeros(len(t), network.num_conditions)
 
         def predict() -> torch.Tensor:
-            return denoiser(mu, mu, t, denoiser.embed(t, *wanted))
+            return network(mu, mu, t, network.embed(t, condition))
 
-        macs, kept_second = _count(second, predict)
+        macs, saved_second = _count(second, predict)
         trained = list(network.parameters())
         if second.tune == "decoder":
             network.requires_grad_(False)
@@ -64,15 +68,17 @@ def cost(recipe: Recipe) -> Cost:
             for weight in trained:
                 weight.requires_grad_(True)
         if second.compare == "picture":
-            _, kept_second = _count(second, lambda: codec.decode(predict(), *encoded[1:]))
-    inside, outside = (sum(p.numel() for p in module.parameters()) for module in (codec, network))
-    learning = sum(p.numel() for p in trained)
-    stages = (4 * 5 * inside + kept_first, 4 * (2 * (inside + outside) + 3 * learning) + kept_second)
-    return Cost(inside + outside, macs, codec_macs, max(stages))
+            _, saved_second = _count(second, lambda: codec.decode(predict(), *encoded[1:]))
+    codec_size = sum(p.numel() for p in codec.parameters())
+    parameters = codec_size + sum(p.numel() for p in network.parameters())
+    trained_size = sum(p.numel() for p in trained)
+    first_bytes = 4 * 5 * codec_size + saved_first
+    second_bytes = 4 * (2 * parameters + 3 * trained_size) + saved_second
+    return Cost(parameters, macs, codec_macs, max(first_bytes, second_bytes))
 
 
 def _count(loop: Loop, work: Callable[[], object]) -> tuple[int, int]:
-    """Multiply-accumulates of one sample of the batch, and bytes that the backward pass keeps of all."""
+    """Return multiply-accumulates for one sample of the batch, and bytes saved for the backward pass."""
     saved = 0
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:

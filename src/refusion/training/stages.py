@@ -1,56 +1,70 @@
-"""Training a recipe: first its codec, if that has weights, then its network; `loop` runs the stages."""
+"""The stages of training: for each its weights, its samples, its loss, its validation and its release."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_only
+from jaxtyping import Float
+from lightning.fabric import Fabric
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from refusion import checkpoint
-from refusion.codec import Codec
-from refusion.data import Pair
-from refusion.errors import DataError, RecipeError, RefusionError
-from refusion.evaluate import Gate, evaluate, mean_scores, replace_latent
-from refusion.files import atomic
-from refusion.image import Image, from_array
-from refusion.loop import Stage, fit
-from refusion.objective import diffusion_loss, replacing_loss
-from refusion.recipe import Recipe, load_yaml
-from refusion.resize import Enlarge
-from refusion.restorer import Restorer
-from refusion.samples import TrainingSamples
-from refusion.tiling import Network, conditions, views
+from refusion.data.dataset import TrainingSamples
+from refusion.data.pairs import Pair
+from refusion.diffusion.objective import diffusion_loss, replacing_loss
+from refusion.errors import DataError, RefusionError
+from refusion.evaluation.evaluate import Gate, evaluate, mean_scores, replace_latent
+from refusion.imaging.arrays import from_array
+from refusion.imaging.image import Image
+from refusion.imaging.resize import Enlarge
+from refusion.models import checkpoint
+from refusion.nn.network import Network
+from refusion.restoring.codec import Codec, Pictures
+from refusion.restoring.restorer import Restorer
+from refusion.training.recipe import Recipe
+from refusion.training.stage import Stage
 
-RECIPE, CODEC = "recipe.yaml", "codec.safetensors"
-STATISTICS = 256
-"""Samples whose latents are measured at the end of the first stage."""
+Condition = Float[Tensor, "scenes conditions"]
+
+CODEC = "codec.safetensors"
+CALIBRATION_SAMPLES = 256
+"""Number of samples over which the statistics of the latents are measured."""
 
 
 class CodecStage(Stage):
-    """The first stage, of a codec with weights: reconstruction and latent replacing."""
+    """The training of a codec with weights: reconstruction and latent replacing.
+
+    At its end the codec gets the weights of the best validation, the statistics of its latents are measured,
+    and the gate decides whether a diffusion of the latents can restore anything.
+    """
 
     learner: Codec
     ema: Codec
 
-    def __init__(self, codec: Codec, recipe: Recipe, out: Path) -> None:
-        super().__init__(codec, recipe.codec_training, recipe, out)
+    def __init__(self, restorer: Restorer, recipe: Recipe, out: Path, measured: dict[str, float]) -> None:
+        super().__init__(restorer.codec, recipe.codec_training, recipe, out / "codec")
+        self.codec = restorer.codec
+        self.file = self.out / CODEC
+
+    @property
+    def done(self) -> bool:
+        return self.file.exists()
 
     def samples(self, pairs: Sequence[Pair], scenes: Sequence[Path]) -> TrainingSamples:
-        """Crops without a change of scale, whatever the second stage sees."""
+        """Return samples that are cropped without a change of scale."""
         data, settings = self.recipe.data, self.recipe.codec_training
         augment = replace(data.augment, zoom=1.0)
         return TrainingSamples(
-            pairs, settings.patch, augment, settings.seed, scenes, data.degradation, self.recipe.enlarge
+            pairs, settings.patch, augment, settings.seed, scenes, data.degradation, self.recipe.model.enlarge
         )
 
-    def loss(self, lq: Tensor, gt: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(
+        self, lq: Pictures, gt: Pictures, condition: Condition, generator: torch.Generator
+    ) -> Float[Tensor, ""]:
         settings = self.recipe.codec_training
-        chances = torch.rand(len(lq) + 1, generator=generator, device=self.device)
+        chances = torch.rand(len(lq) + 1, generator=generator, device=lq.device)
         if chances[0] < settings.swap:
             lq, gt = gt, lq
         drop = chances[1:] < settings.skip_dropout
@@ -58,76 +72,99 @@ class CodecStage(Stage):
         return replacing_loss(codec.encode, codec.decode, lq, gt, drop, settings.replacing, settings.regular)
 
     def measure(self, pair: Pair) -> tuple[dict[str, float], list[Image]]:
-        gates, shown = zip(*_replaced(self.ema, pair, self.recipe.enlarge), strict=True)
-        mean = mean_scores(gates)
-        return {"psnr": mean.replaced, **_prefixed(mean)}, list(shown[0])
+        views = list(_replaced(self.ema, pair, self.recipe.model.enlarge))
+        mean = mean_scores([gate for gate, _ in views])
+        _, shown = views[0]
+        return {"psnr": mean.replaced, **_prefixed(mean)}, shown
+
+    def finish(self, fabric: Fabric) -> dict[str, float]:
+        """Load the best weights into the codec, and measure the gate.
+
+        Raises:
+            RefusionError: the gain is below the recipe's gate.
+        """
+        recipe, codec = self.recipe, self.codec
+        if not self.done:
+            self.load_best()
+            samples = self.samples(self.find("train"), [])
+            self.ema.cpu().calibrate(z for i in range(CALIBRATION_SAMPLES) for z in samples[i][:2])
+            if fabric.is_global_zero:
+                checkpoint.write_weights(self.file, self.ema)
+            fabric.barrier()
+        codec.load_state_dict(load_file(self.file))
+        gate = measured_gate(codec.to(checkpoint.best_device()), self.find("val"), recipe.model.enlarge)
+        if fabric.is_global_zero:
+            print(f"{self.out.parent}: {gate}")
+        if gate.gain < recipe.codec_training.gate:
+            raise RefusionError(
+                f"{self.out.parent}: {gate}. That gains {gate.gain:.2f} dB, and codec_training.gate asks for "
+                f"{recipe.codec_training.gate:g}: the decoder ignores the latent, and diffusing it would "
+                "restore nothing. In another folder train the codec longer, with skip_dropout, more "
+                "replacing or fewer codec.skips; or lower the gate"
+            )
+        return _prefixed(gate) if recipe.training.tune == "network" else {}  # of the codec that is released
 
 
 class Parts(nn.Module):
-    """The modules of a restorer, as one."""
+    """Network and codec of a restorer as one module."""
 
-    def __init__(self, network: nn.Module, codec: Codec) -> None:
+    def __init__(self, network: Network, codec: Codec) -> None:
         super().__init__()
-        self.network: nn.Module = network
+        self.network: Network = network
         self.codec: Codec = codec
 
     def trained(self, tune: str) -> Iterator[nn.Parameter]:
-        """The weights that `training.tune` names."""
+        """Yield the weights that `training.tune` names."""
         yield from self.codec.decoding() if tune == "decoder" else self.network.parameters()
 
 
-class Diffusion(Stage):
-    """The second, or only, stage: the network, on what a codec makes of pictures.
+class DiffusionStage(Stage):
+    """The training of the network on states of a codec, or of the codec's decoder (`training.tune`).
 
-    Args:
-        restorer: the model; its network is what is trained, or if the recipe says so its decoder.
-        gate: what is known of its codec and goes into the card.
+    After each validation that is the best so far it releases the model, with a card.
     """
 
     learner: Parts
     ema: Parts
 
-    def __init__(self, restorer: Restorer, recipe: Recipe, out: Path, gate: dict[str, float]) -> None:
+    def __init__(self, restorer: Restorer, recipe: Recipe, out: Path, measured: dict[str, float]) -> None:
         parts = Parts(restorer.network, restorer.codec).requires_grad_(False)
         for weight in parts.trained(recipe.training.tune):
             weight.requires_grad_(True)
         super().__init__(parts, recipe.training, recipe, out)
         self.restorer = replace(restorer, network=self.ema.network, codec=self.ema.codec)
-        self.gate = gate
+        self.measured = measured
 
     def samples(self, pairs: Sequence[Pair], scenes: Sequence[Path]) -> TrainingSamples:
         data = self.recipe.data
-        seed, enlarge = self.recipe.training.seed, self.recipe.enlarge
-        made = TrainingSamples(pairs, data.patch, data.augment, seed, scenes, data.degradation, enlarge)
-        self._check_fit(*made[0][1:3])
-        return made
+        seed, enlarge = self.recipe.training.seed, self.recipe.model.enlarge
+        samples = TrainingSamples(pairs, data.patch, data.augment, seed, scenes, data.degradation, enlarge)
+        _, gt, condition, _ = samples[0]
+        try:
+            self.restorer.network.check(len(gt), len(condition))
+        except ValueError as error:
+            raise DataError(f"the training pairs: {error}") from error
+        return samples
 
-    def _check_fit(self, gt: Tensor, condition: Tensor) -> None:
-        network = self.restorer.network
-        for name, given, expected in (
-            ("views", len(gt), views(network)),
-            ("conditions", len(condition), conditions(network)),
-        ):
-            if given != expected:
-                raise DataError(f"the pairs have {given} {name}, and the network takes {expected}")
-
-    def loss(self, lq: Tensor, gt: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(
+        self, lq: Pictures, gt: Pictures, condition: Condition, generator: torch.Generator
+    ) -> Float[Tensor, ""]:
         training, sde = self.recipe.training, self.restorer.sde
-        network, codec = cast(Network, self.learner.network), self.learner.codec
+        network, codec = self.learner.network, self.learner.codec
         mu, features, size = codec.encode(lq)
         x0 = codec.encode(gt).mu
-        draw: dict[str, Any] = {"generator": generator, "device": self.device}
+        random: dict[str, Any] = {"generator": generator, "device": mu.device}
         scenes = len(condition)
-        t = torch.randint(1, sde.steps + 1, (scenes,), **draw)
-        t = torch.where(torch.rand(scenes, **draw) < training.terminal, sde.steps, t)
-        # The views of a scene share time and noise, as they do in restoring.
-        noise = torch.randn((scenes, *mu.shape[1:]), **draw)
-        t, noise, *wanted = (
-            z.repeat_interleave(len(mu) // scenes, 0)
-            for z in (t, noise, *[condition] * bool(condition.numel()))
-        )
+        t = torch.randint(1, sde.steps + 1, (scenes,), **random)
+        t = torch.where(torch.rand(scenes, **random) < training.terminal, sde.steps, t)
+        noise = torch.randn((scenes, *mu.shape[1:]), **random)
+        # The views of a scene share time and noise, as in restoration.
+        views = len(mu) // scenes
+        t = t.repeat_interleave(views, 0)
+        noise = noise.repeat_interleave(views, 0)
+        condition = condition.repeat_interleave(views, 0)
         return diffusion_loss(
-            lambda x_t, mu, t: network(x_t, mu, t, network.embed(t, *wanted)),
+            lambda x_t, mu, t: network(x_t, mu, t, network.embed(t, condition)),
             sde,
             self.restorer.prediction,
             x0,
@@ -141,89 +178,35 @@ class Diffusion(Stage):
         )
 
     def measure(self, pair: Pair) -> tuple[dict[str, float], list[Image]]:
-        rows, restored = zip(*evaluate(self.restorer, [pair]), strict=True)
-        mean = mean_scores([row.output for row in rows])
+        results = list(evaluate(self.restorer, [pair]))
+        mean = mean_scores([row.output for row, _ in results])
+        _, restored = results[0]
         views = pair.read()
-        shown = [self.restorer.prepared(views.lq[0]), restored[0], views.gt[0]]
+        shown = [self.restorer.upscale_input(views.lq[0]), restored, views.gt[0]]
         return {"psnr": mean.psnr, "ssim": mean.ssim}, shown
 
     def release(self, scores: dict[str, float]) -> None:
-        measured = {"val_psnr": round(scores["psnr"], 2), "val_ssim": round(scores["ssim"], 4), **self.gate}
-        metrics = {**self.recipe.card.metrics, **measured}
-        card = self.recipe.card.model_copy(update={"metrics": metrics})
+        validation = {"val_psnr": round(scores["psnr"], 2), "val_ssim": round(scores["ssim"], 4)}
+        metrics = {**self.recipe.card.metrics, **validation, **self.measured}
+        card = self.recipe.card.model_copy(update={"task": self.recipe.task, "metrics": metrics})
         dtype = getattr(torch, self.recipe.training.release)
-        checkpoint.save(self.out / checkpoint.MODEL, self.restorer, self.recipe, card, dtype)
+        file, spec = self.out / checkpoint.MODEL, self.recipe.model
+        checkpoint.save(file, self.restorer, spec, card, self.recipe.provenance(), dtype)
 
 
-def train(
-    recipe: Recipe, out: Path, start: str | Path | None = None, devices: int | None = None, nodes: int = 1
-) -> Path:
-    """Run a recipe to its end, going on where an earlier call in the same folder stopped.
-
-    Args:
-        out: the run's folder: last.ckpt, the best checkpoints, logs, pictures and model.safetensors.
-        start: fine-tune this model, a bundled name or a file.
-        devices: processes on each of `nodes` machines; None takes all accelerators, or one CPU.
-
-    Returns:
-        The released model's file, whose validation score was the best.
-
-    Raises:
-        RecipeError: `out` holds a run of another recipe, `start` is another kind of model, or the last
-            steps would not be validated.
-        DataError: the pairs are not in order.
-        RefusionError: the run diverged before its first validation.
-    """
-    for name, loop in (("codec_training", recipe.codec_training), ("training", recipe.training)):
-        if loop.steps % loop.validated_every:
-            multiple = f"no multiple of validate_every {loop.validate_every}"
-            raise RecipeError(f"{name}.steps {loop.steps} is {multiple}: the end is lost")
-    begun = _beginning(recipe, start) if start else None
-    out.mkdir(parents=True, exist_ok=True)
-    _claim(out, recipe)
-    torch.manual_seed(recipe.training.seed)
-    restorer = recipe.build()
-    if begun is not None:
-        # The attention between two views, which a model of single views lacks, starts at zero.
-        alike = views(begun.network) == views(restorer.network)
-        restorer.network.load_state_dict(begun.network.state_dict(), strict=alike)
-    gate = {}
-    if any(True for _ in restorer.codec.parameters()):
-        if begun is not None:
-            checkpoint.write_weights(out / "codec" / CODEC, begun.codec)
-        train_codec(recipe, restorer.codec, out / "codec", devices, nodes)
-        passed = _passed_gate(recipe, restorer.codec, out)
-        gate = _prefixed(passed) if recipe.training.tune == "network" else {}  # of the codec that is released
-    fit(Diffusion(restorer, recipe, out, gate), devices, nodes)
-    return out / checkpoint.MODEL
-
-
-def train_codec(recipe: Recipe, codec: Codec, out: Path, devices: int | None = None, nodes: int = 1) -> None:
-    """The first stage: fill a codec with its best weights, trained in `out` unless they are there."""
-    file = out / CODEC
-    if not file.exists():
-        stage = CodecStage(codec, recipe, out)
-        trainer = fit(stage, devices, nodes)
-        keeper = trainer.checkpoint_callback
-        assert isinstance(keeper, ModelCheckpoint)
-        path = out / Path(keeper.best_model_path).name  # the folder may have moved
-        best = torch.load(path, weights_only=True, map_location="cpu")
-        stage.load_state_dict(best["state_dict"])
-        samples = stage.samples(stage.find("train"), [])
-        stage.ema.cpu().calibrate(z for i in range(STATISTICS) for z in samples[i][:2])
-        if trainer.is_global_zero:
-            checkpoint.write_weights(file, stage.ema)
-        trainer.strategy.barrier()
-    codec.load_state_dict(load_file(file))
+def stages(recipe: Recipe) -> list[type[CodecStage] | type[DiffusionStage]]:
+    """Return the stages of a recipe in order."""
+    has_weights = any(True for _ in recipe.model.outline.codec.parameters())
+    return [CodecStage, DiffusionStage] if has_weights else [DiffusionStage]
 
 
 def measured_gate(codec: Codec, pairs: Sequence[Pair], enlarge: Enlarge = Enlarge()) -> Gate:
-    """The gate's numbers, the mean over pairs."""
+    """Return the mean gate over pairs."""
     return mean_scores([gate for pair in pairs for gate, _ in _replaced(codec, pair, enlarge)])
 
 
 def _replaced(codec: Codec, pair: Pair, enlarge: Enlarge) -> Iterator[tuple[Gate, list[Image]]]:
-    """The gate of every view, with the degraded, the replaced and the clean picture."""
+    """Yield the gate of every view, and its degraded, replaced and clean pictures."""
     views = pair.read()
     for lq, gt in zip(views.lq, views.gt, strict=True):
         entered = from_array(enlarge(lq.tensor()[None])[0])
@@ -231,55 +214,5 @@ def _replaced(codec: Codec, pair: Pair, enlarge: Enlarge) -> Iterator[tuple[Gate
         yield gate, [entered, replaced, gt]
 
 
-def _passed_gate(recipe: Recipe, codec: Codec, out: Path) -> Gate:
-    """The gate on the validation pairs, or an error if the second stage could restore nothing."""
-    pairs = recipe.pairs(Path(recipe.data.folder) / "val")
-    gate = measured_gate(codec.to(checkpoint.best_device()), pairs, recipe.enlarge)
-    rank_zero_only(print)(f"{out}: {gate}")
-    if gate.gain < recipe.codec_training.gate:
-        raise RefusionError(
-            f"{out}: {gate}. That gains {gate.gain:.2f} dB, and codec_training.gate asks for "
-            f"{recipe.codec_training.gate:g}: the decoder ignores the latent, and diffusing it would "
-            "restore nothing. In another folder train the codec longer, with skip_dropout, more replacing or "
-            "fewer codec.skips; or lower the gate"
-        )
-    return gate
-
-
 def _prefixed(gate: Gate) -> dict[str, float]:
     return {f"codec_{name}": round(value, 2) for name, value in asdict(gate).items()}
-
-
-def _beginning(recipe: Recipe, start: str | Path) -> Restorer:
-    """The model to fine-tune, which must be of the recipe's kind; but a network of two views may begin as one
-    that sees them one by one."""
-    theirs = checkpoint.read_header(checkpoint.resolve(start)).recipe
-    for part in ("network", "codec", "process", "prediction"):
-        was, now = getattr(theirs, part), getattr(recipe, part)
-        grows = (getattr(was, "stereo", None), getattr(now, "stereo", None)) == (False, True)
-        if (was.model_copy(update={"stereo": True, "shrink": now.shrink}) if grows else was) != now:
-            raise RecipeError(f"{part} of {start} is {was}, of the recipe {now}: fine-tuning changes neither")
-    return checkpoint.load(start, "cpu")
-
-
-def _claim(out: Path, recipe: Recipe) -> None:
-    """Note the recipe in the run's folder, or see that the one there is the same."""
-    note = out / RECIPE
-    if not note.exists():
-        with atomic(note) as part:
-            part.write_text(recipe.to_yaml(), encoding="utf-8")
-        return
-    earlier, now = (dict(_flat(r.model_dump())) for r in (load_yaml(note), recipe))
-    keys = dict.fromkeys([*now, *earlier])  # a part may have other keys, or be gone
-    keys.pop("codec_training.gate")  # changes no weights
-    changed = [f"{k} {earlier.get(k)} -> {now.get(k)}" for k in keys if earlier.get(k) != now.get(k)]
-    if changed:
-        raise RecipeError(f"{out} holds a run with other values ({'; '.join(changed)}): give another folder")
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

@@ -1,321 +1,252 @@
-"""The loop that all stages of training share: Lightning runs it, and everything random is a function of
-(seed, sample number).
+"""One loop trains every stage, and everything random in it is a function of (seed, sample number).
 
 So a run that was killed goes on from its last checkpoint to the same bits as one that was not.
 """
 
 import contextlib
-import copy
-import logging
 import math
+import signal
+import threading
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from jaxtyping import Float
+from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from refusion import checkpoint
-from refusion.data import Pair, stems
-from refusion.errors import DataError, RecipeError, RefusionError
-from refusion.files import atomic
-from refusion.image import Image, from_array, write
-from refusion.recipe import Loop, Recipe
-from refusion.samples import StepBatches, TrainingSamples
+from refusion.data.dataset import StepBatches
+from refusion.data.pairs import Pair, stems
+from refusion.errors import DataError, RefusionError
+from refusion.models.checkpoint import best_device
+from refusion.training.log import Log, progress_bar
+from refusion.training.optimizer import make_optimizer, rate_factor
+from refusion.training.stage import LAST, Progress, Stage, resume, save
 
-LAST = "last.ckpt"
 PICTURES = 4
 """Validation pictures kept for looking at, of each validation."""
+LOG_EVERY = 10
+"""Optimizer steps between two rows of the log."""
 
 
-class Stage(lightning.LightningModule, ABC):
-    """A module in training beside its moving average, which is what is validated and released.
+class _Objective(nn.Module):
+    """The loss as a module, which is what data parallelism wraps."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.learner = stage.learner
+        self._loss, self._bf16 = stage.loss, stage.loop.precision == "bf16"
+
+    def forward(self, lq: Tensor, gt: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
+        with torch.autocast(lq.device.type, torch.bfloat16, enabled=self._bf16):
+            return self._loss(lq, gt, condition, generator)
+
+
+def make_fabric(devices: int | None = None, nodes: int = 1) -> Fabric:
+    """Return the engine: processes, devices and their communication.
 
     Args:
-        learner: what is trained.
-        loop: its settings.
-        recipe: all settings.
-        out: the stage's folder.
+        devices: processes on each machine; None takes all accelerators, or one CPU.
+        nodes: machines.
     """
-
-    def __init__(self, learner: nn.Module, loop: Loop, recipe: Recipe, out: Path) -> None:
-        super().__init__()
-        self.learner, self.loop, self.recipe, self.out = learner, loop, recipe, out
-        self.ema = copy.deepcopy(learner).requires_grad_(False)
-        self.first_step = first_step(out)
-        self.pairs: list[Pair] = []
-        self.scores: list[dict[str, float]] = []
-
-    @abstractmethod
-    def samples(self, pairs: Sequence[Pair], scenes: Sequence[Path]) -> TrainingSamples: ...
-
-    @abstractmethod
-    def loss(self, lq: Tensor, gt: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
-        """Of (b * views, 3, h, w) pictures, the views of a scene one after the other, and (b, conditions)."""
-
-    @abstractmethod
-    def measure(self, pair: Pair) -> tuple[dict[str, float], list[Image]]:
-        """Scores of the average on a validation pair, "psnr" among them, and pictures to look at."""
-
-    def release(self, scores: dict[str, float]) -> None:
-        """Write what users get, after the best validation so far."""
-
-    def find(self, part: str) -> list[Pair]:
-        """The pairs of train/ or val/."""
-        return self.recipe.pairs(Path(self.recipe.data.folder) / part)
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        data, loop = self.recipe.data, self.loop
-        scenes = [path for folder in data.scenes for path in stems(Path(folder)).values()]
-        samples = self.samples(self.find("train"), scenes)
-        batches = StepBatches(
-            self.first_step * loop.accumulate,
-            loop.steps * loop.accumulate,
-            loop.batch,
-            self.trainer.global_rank,
-            self.trainer.world_size,
-        )
-        # A forked worker would hang in libvips, which the parent has used already.
-        context = "spawn" if loop.workers else None
-        return DataLoader(
-            samples, batch_sampler=batches, num_workers=loop.workers, multiprocessing_context=context
-        )
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Numbers of pairs, every process its share."""
-        self.pairs = self.find("val")
-        if len(self.pairs) < self.trainer.world_size:
-            raise DataError(f"val: {len(self.pairs)} pairs for {self.trainer.world_size} processes")
-        return DataLoader(range(self.trainer.global_rank, len(self.pairs), self.trainer.world_size))  # type: ignore[arg-type]
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        lq, gt, condition, numbers = batch
-        generator = torch.Generator(self.device).manual_seed(_seed(self.loop.seed, int(numbers[0])))
-        loss = self.loss(lq.flatten(0, 1), gt.flatten(0, 1), condition, generator)
-        self.log("train/loss", loss, prog_bar=True)
-        return loss
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip the gradient; drop one that is not finite."""
-        norm = nn.utils.clip_grad_norm_(self.learner.parameters(), self.loop.clip)
-        if not bool(norm.isfinite()):
-            for parameter in self.learner.parameters():
-                parameter.grad = None
-        self.log("train/gradient_norm", norm)
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
-        decay = min(self.loop.ema, (1 + self.global_step) / (10 + self.global_step))
-        with torch.no_grad():
-            for average, now in zip(self.ema.parameters(), self.learner.parameters(), strict=True):
-                average.lerp_(now, 1 - decay)
-            for kept, current in zip(self.ema.buffers(), self.learner.buffers(), strict=True):
-                kept.copy_(current)
-
-    def configure_optimizers(self) -> Any:
-        optimizer = make_optimizer(self.loop, self.learner)
-        schedule = LambdaLR(optimizer, lambda step: rate_factor(self.loop, step))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def validation_step(self, number: Tensor, batch_idx: int) -> None:
-        """As `refusion evaluate` measures: in float32. Weights that are not finite score NaN."""
-        if not all(bool(weight.isfinite().all()) for weight in self.ema.parameters()):
-            self.scores.append({"psnr": math.nan})
-            return
-        pair = self.pairs[int(number)]
-        with torch.autocast(self.device.type, enabled=False):
-            scores, shown = self.measure(pair)
-        self.scores.append(scores)
-        if self.trainer.is_global_zero and batch_idx < PICTURES:
-            side_by_side = np.concatenate([z.pixels for z in shown], axis=1)
-            folder = self.out / "pictures"
-            folder.mkdir(exist_ok=True)
-            write(from_array(side_by_side), folder / f"{pair.name}-{self.global_step}.jpg")
-            board = self.loggers[0].experiment  # type: ignore[attr-defined]
-            board.add_image(pair.name, side_by_side, self.global_step, dataformats="HWC")
-
-    def on_validation_epoch_end(self) -> None:
-        names = list(self.scores[0])
-        rows = [[*(scores.get(name, math.nan) for name in names), 1.0] for scores in self.scores]
-        self.scores.clear()
-        total = self.trainer.strategy.reduce(torch.tensor(rows, device=self.device).sum(0), reduce_op="sum")
-        *sums, count = total.tolist()
-        scores = {name: value / count for name, value in zip(names, sums, strict=True)}
-        self.log_dict({f"val/{name}": value for name, value in scores.items()}, prog_bar=True)
-        keeper = self.trainer.checkpoint_callback
-        assert isinstance(keeper, ModelCheckpoint)
-        best = -math.inf if keeper.best_model_score is None else float(keeper.best_model_score)
-        if scores["psnr"] > best and self.trainer.is_global_zero:
-            self.release(scores)
-        if not scores["psnr"] > best - self.loop.collapse:
-            self._roll_back(keeper.best_model_path, scores["psnr"], best)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["processes"] = self.trainer.world_size
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The numbers of the samples depend on the number of processes, and so the rest of the run."""
-        before, now = checkpoint["processes"], self.trainer.world_size
-        if before != now:
-            raise RecipeError(f"{self.out} was begun by {before} processes, not {now}: give as many")
-
-    def _roll_back(self, path: str, psnr: float, best: float) -> None:
-        """Weights, average and optimizer as they were at the best validation; the data goes on."""
-        if not path:
-            at = f"step {self.global_step}"
-            raise RefusionError(f"training diverged before {at}, its first validation: lower learning_rate")
-        warnings.warn(
-            f"validation fell from {best:.2f} to {psnr:.2f} dB at step {self.global_step}: "
-            f"going on from {Path(path).name}",
-            stacklevel=2,
-        )
-        saved = torch.load(self.out / Path(path).name, weights_only=True, map_location=self.device)
-        self.load_state_dict(saved["state_dict"])
-        self.trainer.optimizers[0].load_state_dict(saved["optimizer_states"][0])
+    return Fabric(devices=devices or (1 if best_device().type == "cpu" else "auto"), num_nodes=nodes)
 
 
-def make_optimizer(training: Loop, network: nn.Module) -> Optimizer:
-    """The optimizer that a recipe names, with its values, of all weights that want a gradient."""
-    weights = [weight for weight in network.parameters() if weight.requires_grad]
-    values: dict[str, Any] = {
-        "lr": training.learning_rate,
-        "betas": training.betas,
-        "weight_decay": training.weight_decay,
-    }
-    if training.optimizer == "lion":
-        from pytorch_optimizer import Lion
+def fit(stage: Stage, fabric: Fabric) -> None:
+    """Run a stage to its end, from its last checkpoint if there is one.
 
-        return Lion(weights, **values)
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return kinds[training.optimizer](weights, **values)
-
-
-def rate_factor(training: Loop, step: int) -> float:
-    """The learning rate at a step, as a factor of `learning_rate`."""
-    if step < training.warmup:
-        return (step + 1) / training.warmup
-    progress = (step - training.warmup) / max(1, training.steps - training.warmup)
-    if training.decay == "cosine":
-        floor = training.final_learning_rate / training.learning_rate
-        return floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
-    if training.decay == "multistep":
-        return training.factor ** sum(step >= m * training.steps for m in training.milestones)
-    return 1.0
-
-
-class AtomicIO(TorchCheckpointIO):
-    """A checkpoint is on the disk whole or not at all."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(target) as part:
-            torch.save(checkpoint, part)
-
-
-class Newest(Callback):
-    """Saves what a run resumes from.
-
-    Never between a step and its validation, which a resumed run would skip: then after the next step.
+    Raises:
+        RecipeError: the run was begun by another number of processes.
+        DataError: see `Stage.find`, or there are fewer validation pairs than processes.
+        RefusionError: the weights diverged before the first validation.
+        KeyboardInterrupt or SystemExit: a signal asked to stop; the run resumes where it stopped.
     """
-
-    def __init__(self, path: Path, training: Loop) -> None:
-        self.path, self.training = path, training
-
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        step, training = trainer.global_step, self.training
-        stepped = (batch_idx + 1) % training.accumulate == 0
-        due = step % training.save_every == 0 or step % training.validated_every == 1
-        if stepped and due and step % training.validated_every:
-            trainer.save_checkpoint(self.path)
-
-
-def first_step(out: Path) -> int:
-    """The step at which a run in this folder goes on."""
-    last = out / LAST
-    return int(torch.load(last, weights_only=True, mmap=True)["global_step"]) if last.exists() else 0
-
-
-def fit(stage: Stage, devices: int | None, nodes: int) -> lightning.Trainer:
-    """A stage to its end, from its last checkpoint if there is one."""
-    out, loop, last = stage.out, stage.loop, stage.out / LAST
-    with _quiet():
-        trainer = _trainer(loop, out, stage.first_step, devices, nodes)
-        if trainer.is_global_zero:
-            effective = loop.batch * loop.accumulate * trainer.world_size
-            print(f"{out}: step {stage.first_step} of {loop.steps}, {effective} samples a step")
-        trainer.fit(stage, ckpt_path=last if last.exists() else None, weights_only=True)
-        trainer.save_checkpoint(last)
-    return trainer
+    loop = stage.loop
+    stage.ema.to(fabric.device)
+    objective, optimizer = fabric.setup(_Objective(stage), make_optimizer(loop, stage.learner))
+    at = resume(stage, optimizer, fabric)
+    batches, val = _batches(stage, at.step, fabric), _validation_pairs(stage, fabric)
+    log = Log(stage, at.step, fabric)
+    with _stop_requests(fabric) as stopped, progress_bar(stage, at.step, fabric) as bar:
+        while True:
+            if at.step % loop.validated_every == 0 and at.validated < at.step:
+                scores = validate(stage, val, at.step, log, fabric)
+                at.validated = at.step
+                _select(stage, optimizer, at, scores, fabric)
+            if at.step == loop.steps:
+                break
+            loss, norm = train_step(stage, objective, optimizer, batches, at.step, fabric)
+            at.step += 1
+            bar.update()
+            if at.step % LOG_EVERY == 0 or at.step == loop.steps:
+                log.write(
+                    {"train/loss": loss, "train/gradient_norm": norm, "lr": optimizer.param_groups[0]["lr"]},
+                    at.step,
+                )
+                bar.set_postfix(loss=f"{float(loss):.4f}")
+            if at.step % loop.save_every == 0 or stopped():
+                save(stage, optimizer, at, stage.out / LAST, fabric)
+            if stop := stopped():
+                raise stop
+    save(stage, optimizer, at, stage.out / LAST, fabric)
+    log.close()
 
 
-def _trainer(
-    training: Loop, out: Path, first_step: int, devices: int | None, nodes: int
-) -> lightning.Trainer:
-    """Lightning's loop for a run in the folder `out`."""
-    best = ModelCheckpoint(
-        out,
-        "best-{step}",
-        monitor="val/psnr",
-        mode="max",
-        save_top_k=training.keep,
-        save_on_train_epoch_end=False,
-        enable_version_counter=False,
+def train_step(
+    stage: Stage,
+    objective: Callable[..., Tensor],
+    optimizer: Optimizer,
+    batches: Iterator[list[Tensor]],
+    step: int,
+    fabric: Fabric,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Take one optimizer step and move the average; return the last batch's loss and the gradient's norm."""
+    loop = stage.loop
+    for group in optimizer.param_groups:
+        group["lr"] = loop.learning_rate * rate_factor(loop, step)
+    for i in range(loop.accumulate):
+        lq, gt, condition, numbers = fabric.to_device(next(batches))
+        generator = torch.Generator(fabric.device).manual_seed(_seed(loop.seed, int(numbers[0])))
+        with fabric.no_backward_sync(objective, enabled=i + 1 < loop.accumulate):  # type: ignore[arg-type]
+            loss = objective(lq.flatten(0, 1), gt.flatten(0, 1), condition, generator)
+            fabric.backward(loss / loop.accumulate)
+    norm = clip_gradient(stage.learner, loop.clip)
+    optimizer.step()
+    optimizer.zero_grad()
+    update_average(stage.ema, stage.learner, loop.ema, step)
+    return loss.detach(), norm
+
+
+def clip_gradient(module: nn.Module, largest: float) -> Float[Tensor, ""]:
+    """Clip the gradient's norm, and drop a gradient that is not finite; return the norm."""
+    norm = nn.utils.clip_grad_norm_(module.parameters(), largest)
+    if not bool(norm.isfinite()):
+        for parameter in module.parameters():
+            parameter.grad = None
+    return norm
+
+
+@torch.no_grad()
+def update_average(ema: nn.Module, learner: nn.Module, decay: float, step: int) -> None:
+    """Move the averaged weights towards the present ones; in the first steps faster."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for average, weight in zip(ema.parameters(), learner.parameters(), strict=True):
+        average.lerp_(weight, 1 - decay)
+    for kept, value in zip(ema.buffers(), learner.buffers(), strict=True):
+        kept.copy_(value)
+
+
+def validate(stage: Stage, pairs: Sequence[Pair], step: int, log: Log, fabric: Fabric) -> dict[str, float]:
+    """Return the mean scores of the average on the pairs; each process measures its share.
+
+    As `refusion evaluate` measures: in float32. Weights that are not finite score NaN.
+    """
+    finite = all(bool(weight.isfinite().all()) for weight in stage.ema.parameters())
+    rows: list[dict[str, float]] = []
+    for i in range(fabric.global_rank, len(pairs), fabric.world_size):
+        scores, shown = stage.measure(pairs[i]) if finite else ({"psnr": math.nan}, [])
+        rows.append(scores)
+        if shown and fabric.is_global_zero and len(rows) <= PICTURES:
+            log.show(np.concatenate([image.pixels for image in shown], axis=1), pairs[i].name, step)
+    names = list(rows[0])
+    table = torch.tensor([[*(row[name] for name in names), 1.0] for row in rows], device=fabric.device)
+    total: Any = fabric.all_reduce(table.sum(0), reduce_op="sum")
+    *sums, count = total.tolist()
+    means = {name: value / count for name, value in zip(names, sums, strict=True)}
+    log.write({f"val/{name}": value for name, value in means.items()}, step)
+    return means
+
+
+def _select(
+    stage: Stage, optimizer: Optimizer, at: Progress, scores: dict[str, float], fabric: Fabric
+) -> None:
+    """Release and keep what scores well; after a collapse go on from the best.
+
+    The run's checkpoint is written before old ones are deleted, so that it never names one that is gone.
+    """
+    psnr, (best, file) = scores["psnr"], at.best[0] if at.best else (-math.inf, "")
+    dropped: list[tuple[float, str]] = []
+    if psnr > best and fabric.is_global_zero:
+        stage.release(scores)
+    if not psnr > best - stage.loop.collapse:
+        _roll_back(stage, optimizer, file, f"from {best:.2f} to {psnr:.2f} dB at step {at.step}")
+    elif len(at.best) < stage.loop.keep or psnr > at.best[-1][0]:
+        name = f"best-step={at.step}.ckpt"
+        ranked = sorted([*at.best, (psnr, name)], key=lambda entry: -entry[0])
+        at.best, dropped = ranked[: stage.loop.keep], ranked[stage.loop.keep :]
+        save(stage, optimizer, at, stage.out / name, fabric)
+    save(stage, optimizer, at, stage.out / LAST, fabric)
+    if fabric.is_global_zero:
+        for _, name in dropped:
+            (stage.out / name).unlink(missing_ok=True)
+
+
+def _roll_back(stage: Stage, optimizer: Optimizer, file: str, fell: str) -> None:
+    """Restore weights, average and optimizer of the best validation; the data goes on."""
+    if not file:
+        at = fell.rpartition("at ")[2]
+        raise RefusionError(f"training diverged before {at}, its first validation: lower learning_rate")
+    warnings.warn(f"validation fell {fell}: going on from {file}", stacklevel=2)
+    saved = torch.load(stage.out / file, weights_only=True, map_location="cpu")
+    stage.load_state_dict(saved["state_dict"])
+    optimizer.load_state_dict(saved["optimizer"])
+
+
+def _batches(stage: Stage, first: int, fabric: Fabric) -> Iterator[list[Tensor]]:
+    """Yield the batches of this process from a step on."""
+    data, loop = stage.recipe.data, stage.loop
+    scenes = [path for folder in data.scenes for path in stems(Path(folder)).values()]
+    sampler = StepBatches(
+        first * loop.accumulate,
+        loop.steps * loop.accumulate,
+        loop.batch,
+        fabric.global_rank,
+        fabric.world_size,
     )
-    return lightning.Trainer(
-        max_steps=training.steps,
-        max_epochs=-1,
-        devices=devices or (1 if checkpoint.best_device().type == "cpu" else "auto"),
-        num_nodes=nodes,
-        precision="bf16-mixed" if training.precision == "bf16" else "32-true",
-        accumulate_grad_batches=training.accumulate,
-        val_check_interval=training.validated_every * training.accumulate,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        log_every_n_steps=min(10, training.steps),
-        enable_model_summary=False,
-        logger=[
-            TensorBoardLogger(out, name="log", version="tensorboard"),
-            CSVLogger(out, name="log", version=f"from-step-{first_step}"),
-        ],
-        callbacks=[
-            best,
-            Newest(out / LAST, training),
-            LearningRateMonitor("step"),
-            TQDMProgressBar(refresh_rate=10),
-        ],
-        plugins=[AtomicIO()],
-        default_root_dir=out,
+    # A forked worker would hang in libvips, which the parent has used already.
+    context = "spawn" if loop.workers else None
+    samples = stage.samples(stage.find("train"), scenes)
+    return iter(
+        DataLoader(samples, batch_sampler=sampler, num_workers=loop.workers, multiprocessing_context=context)
     )
+
+
+def _validation_pairs(stage: Stage, fabric: Fabric) -> list[Pair]:
+    pairs = stage.find("val")
+    if len(pairs) < fabric.world_size:
+        raise DataError(f"val: {len(pairs)} pairs for {fabric.world_size} processes")
+    return pairs
+
+
+@contextlib.contextmanager
+def _stop_requests(fabric: Fabric) -> Iterator[Callable[[], BaseException | None]]:
+    """Turn SIGINT and SIGTERM into an exception to be raised after the step in flight, with its checkpoint.
+
+    A second signal stops at once. Several processes do not wait for each other's signals: they stop at once.
+    """
+    requests: list[BaseException] = []
+    handlers: dict[int, Any] = {}
+
+    def request(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, handlers[number])
+        requests.append(KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number))
+
+    if fabric.world_size == 1 and threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handlers[number] = signal.signal(number, request)
+    try:
+        yield lambda: requests[0] if requests else None
+    finally:
+        for stopped, handler in handlers.items():
+            signal.signal(stopped, handler)
 
 
 def _seed(seed: int, number: int) -> int:
     """One seed from two numbers, the same in every process and version of Python."""
     return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0] >> 1)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out Lightning's advice on workers, loggers, hardware, on numbers to reduce, which are, and on
-    loaders that do not resume: `StepBatches` starts where the run does."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        advice = "does not have many workers|exists and is not empty|treespec|not resumable|sync_dist"
-        warnings.filterwarnings("ignore", f".*({advice}).*")
-        yield
-    logger.setLevel(level)

@@ -1,0 +1,1 @@
+"""Backends: other engines that run parts of a model."""

@@ -1,0 +1,53 @@
+"""The command line: typed functions that call the package and print.
+
+The modules import nothing heavy, so that help and errors appear at once; each command imports what it needs.
+"""
+
+import sys
+
+from cyclopts import App, CycloptsError
+
+import refusion
+from refusion.cli import measuring, models, restoring, training
+from refusion.cli.console import complain
+from refusion.errors import RefusionError, first_line
+
+app = App(
+    name="refusion",
+    version=refusion.__version__,
+    help="Restore photographs with mean-reverting diffusion.",
+    suppress_keyboard_interrupt=False,
+)
+for command in (
+    restoring.restore,
+    training.train,
+    measuring.evaluate,
+    training.doctor,
+    restoring.diffuse,
+    models.export,
+    models.models,
+    models.info,
+):
+    app.command(command)
+app.command(models.import_, name="import")
+
+
+def main() -> None:
+    """Run a command; an expected failure prints one line and exits with status 1."""
+    try:
+        status = app(result_action="return_value", exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        complain(" ".join(str(error).split()))
+        status = 2
+    except (RefusionError, ValueError, OSError) as error:
+        complain(error)
+        status = 1
+    except RuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        complain(first_line(error))
+        status = 1
+    except KeyboardInterrupt:
+        complain("stopped")
+        status = 130
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,113 @@
+"""The command `evaluate`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from refusion.cli.console import bar, complain
+from refusion.cli.flags import Device, SamplingFlags
+from refusion.cli.training import degradation_name
+
+if TYPE_CHECKING:
+    from refusion.errors import Notice
+    from refusion.evaluation.evaluate import Row
+    from refusion.restoring.request import Options
+
+PROTOCOL_HELP = (
+    "Measure as published, with its border, sampler and steps: paper, posterior, whole or denoising; "
+    "docs/evaluation.md has their values."
+)
+METRIC_HELP = (
+    "A perceptual metric and the files of its weights, as NAME=FILE,FILE; may be repeated. "
+    "NAME is one of lpips-alex, lpips-vgg, dists, fid."
+)
+
+
+def evaluate(
+    data: Path,
+    *,
+    model: str = "shadow-removal",
+    protocol: Annotated[str | None, Parameter(help=PROTOCOL_HELP)] = None,
+    sampling: SamplingFlags = SamplingFlags(),
+    border: int | None = None,
+    metric: Annotated[tuple[str, ...], Parameter(help=METRIC_HELP, negative="")] = (),
+    csv: Path | None = None,
+    save: Path | None = None,
+    device: Device = None,
+) -> None:
+    """Evaluate a model on a folder of pairs: PSNR and SSIM in RGB and Y, of the input and the output.
+
+    Args:
+        data: A folder with lq/ and gt/, paired by file stem; or a folder of clean pictures, for a model of a
+            synthetic degradation.
+        model: A bundled name or a file.
+        border: Pixels cropped on each side; by default 0.
+        csv: Write the scores of every picture to this file.
+        save: Write the restored pictures to this folder.
+    """
+    from refusion.data.pairs import find_pairs
+    from refusion.evaluation import evaluate as measuring
+    from refusion.evaluation.perceptual import load as load_metrics
+    from refusion.imaging.formats import write
+    from refusion.models.checkpoint import load, read_header, resolve
+    from refusion.training.recipe import degradation_of
+
+    header = read_header(resolve(model))
+    pairs = find_pairs(data, degradation_of(header), header.spec.enlarge.factor, header.spec.check)
+    restorer = load(header, device)
+    margin, options = _measured_as(protocol, border, sampling.options(), restorer.sde.steps)
+    perceptual = load_metrics(metric, restorer.device)
+    rows = []
+    if save:
+        save.mkdir(parents=True, exist_ok=True)
+    measured = measuring.evaluate(restorer, pairs, margin, perceptual, **options)
+    told: Sequence[Notice] = ()
+    for row, restored in bar(measured, "picture", len(pairs)):
+        rows.append(row)
+        for notice in row.notices if row.notices is not told else ():  # the views of a scene share them
+            complain(f"{row.name}: {notice}")
+        told = row.notices
+        if save:
+            write(restored, save / f"{row.name}.png")
+    if csv:
+        measuring.write_csv(rows, csv)
+    if name := degradation_name(pairs):
+        print(f"degraded pictures are made by {name}")
+    if protocol:
+        print(f"protocol {protocol}: {measuring.PROTOCOLS[protocol]}")
+    _print_scores(rows)
+
+
+def _measured_as(
+    name: str | None, border: int | None, options: "Options", steps: int
+) -> "tuple[int, Options]":
+    """Return border and options, of the protocol if there is one, which options may not change."""
+    from refusion.evaluation.evaluate import protocol
+
+    if name is None:
+        return border or 0, options
+    fixed = protocol(name)
+    fixed_options = fixed.options(steps)
+    conflicts = ["--border"] if border is not None else []
+    conflicts += [f"--{key}" for key in fixed_options if key in options]
+    if conflicts:
+        raise ValueError(f"--protocol {name} fixes {' and '.join(conflicts)}: leave out one or the other")
+    return fixed.border, {**fixed_options, **options}
+
+
+def _print_scores(rows: "Sequence[Row]") -> None:
+    import numpy as np
+
+    from refusion.evaluation.evaluate import mean_scores, perceived
+
+    more = perceived(rows)
+    widths = {name: max(10, len(name) + 2) for name in more}
+    heads = "".join(f"{name.upper():>{widths[name]}}" for name in more)
+    print(f"{f'{len(rows)} pictures':12}    PSNR    SSIM  PSNR-Y  SSIM-Y{heads}")
+    for i, side in enumerate(("input", "output")):
+        mean = mean_scores([getattr(row, side) for row in rows])
+        means = [(widths[name], float(np.mean(columns[i]))) for name, columns in more.items()]
+        rest = "".join(f"{value:{width}.4f}" for width, value in means)
+        print(f"{side:12}{mean.psnr:8.2f}{mean.ssim:8.4f}{mean.psnr_y:8.2f}{mean.ssim_y:8.4f}{rest}")

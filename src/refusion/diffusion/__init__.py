@@ -1,0 +1,1 @@
+"""The process and its reverse: schedule, SDE, meaning of a network's output, samplers, losses."""

@@ -1,0 +1,1 @@
+"""Metrics of restored pictures against clean ones."""

@@ -1,0 +1,1 @@
+"""Pictures as values: files, resizing, masks, lenses, and measurements in a picture."""

@@ -1,0 +1,1 @@
+"""Jobs: the restoration of many pictures, planned and run one after another."""

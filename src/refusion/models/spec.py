@@ -1,0 +1,145 @@
+"""The specification of a model: network, codec, process, prediction, enlargement, default sampling.
+
+The tables here map the names in specifications to classes.
+"""
+
+import functools
+from typing import Annotated
+
+import torch
+from pydantic import Field, model_validator
+
+from refusion.diffusion.prediction import PREDICTIONS
+from refusion.diffusion.schedule import SCHEDULES, make_alphas
+from refusion.diffusion.sde import SDE, DenoisingSDE, MeanRevertingSDE
+from refusion.errors import first_line
+from refusion.imaging.level import Level
+from refusion.imaging.resize import Enlarge
+from refusion.models.settings import MAX_SIZE, Settings, build, component, named
+from refusion.nn.nafnet import ConditionalNAFNet
+from refusion.nn.network import Network
+from refusion.nn.unet import ConditionalUNet
+from refusion.restoring.codec import Codec, Pixels, Pyramid
+from refusion.restoring.latent_unet import LatentUNet
+from refusion.restoring.request import Sampling
+from refusion.restoring.restorer import Restorer
+
+NETWORKS: dict[str, type[Network]] = {
+    "ConditionalNAFNet": ConditionalNAFNet,
+    "ConditionalUNet": ConditionalUNet,
+}
+CODECS: dict[str, type[Codec]] = {"Pixels": Pixels, "Pyramid": Pyramid, "LatentUNet": LatentUNet}
+PROCESSES: dict[str, type[SDE]] = {"mean-reverting": MeanRevertingSDE, "denoising": DenoisingSDE}
+
+
+class Process(Settings):
+    """Settings of the SDE. `noise_level` is lambda; the kind "denoising" is for white noise only."""
+
+    kind: named(PROCESSES) = "mean-reverting"  # type: ignore[valid-type]
+    schedule: named(SCHEDULES) = "cosine"  # type: ignore[valid-type]
+    steps: Annotated[int, Field(ge=1, le=MAX_SIZE)] = 100
+    delta: float = 0.005
+    noise_level: Level
+
+    def build(self) -> SDE:
+        """Return the process; raise ValueError for a value out of range."""
+        with torch.device("cpu"):  # tables need their values also where networks are built on "meta"
+            rates = SCHEDULES[self.schedule](torch.arange(self.steps + 1, dtype=torch.float64))
+            return PROCESSES[self.kind](make_alphas(rates, self.delta), self.noise_level)
+
+
+class Card(Settings):
+    """The description of a model for users, stored in its file.
+
+    Args:
+        task: name of the task.
+        summary: the purpose of the model, in a sentence.
+        data: the training data.
+        terms: licence or terms of the data, and so of the weights.
+        training: method, duration and hardware of the training.
+        metrics: scores by name; training adds those of its validation.
+        limits: known weaknesses.
+    """
+
+    task: str = ""
+    summary: str = ""
+    data: str = ""
+    terms: str = ""
+    training: str = ""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    limits: str = ""
+
+
+class ModelSpec(Settings):
+    """The specification of a model: all that is needed to run it but the weights.
+
+    Values that validate can be built.
+
+    Args:
+        network: a class of `NETWORKS` by `name`, and its arguments but `channels`.
+        codec: a class of `CODECS` by `name`, and its arguments.
+        process: see `Process`.
+        prediction: how the network's output is read, a name in `PREDICTIONS`.
+        enlarge: the enlargement of input pictures.
+        sampling: the default sampling of requests.
+    """
+
+    network: component(NETWORKS)  # type: ignore[valid-type]
+    codec: component(CODECS)  # type: ignore[valid-type]
+    process: Process
+    prediction: named(PREDICTIONS)  # type: ignore[valid-type]
+    enlarge: Enlarge = Enlarge()
+    sampling: Sampling = Sampling()
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelSpec":
+        """Check that the parts fit: the denoising process has no mean, and needs white noise of known std."""
+        denoises = self.process.kind == "denoising"
+        if denoises == self.outline.network.conditional:
+            raise ValueError(
+                f"process.kind is {self.process.kind}: give network.conditional {str(not denoises).lower()}"
+            )
+        if denoises and (self.codec.name != "Pixels" or self.enlarge.factor > 1):
+            raise ValueError("process.kind is denoising: give codec.name Pixels and enlarge.factor 1")
+        if self.sampling.steps > self.process.steps:
+            raise ValueError(
+                f"sampling.steps is {self.sampling.steps} and process.steps {self.process.steps}"
+            )
+        return self
+
+    @functools.cached_property
+    def outline(self) -> Restorer:
+        """The model on the device "meta", without memory for its weights, for its attributes."""
+        with torch.device("meta"):
+            return self.build()
+
+    @property
+    def views(self) -> int:
+        """Number of pictures of one scene that the model sees together."""
+        return self.outline.network.num_views
+
+    @property
+    def conditions(self) -> int:
+        """Number of values in the condition of each picture."""
+        return self.outline.network.num_conditions
+
+    def check(self, views: int, conditions: int | None) -> None:
+        """Check that the model takes a scene of so many views and conditions, see `Network.check`."""
+        self.outline.network.check(views, conditions)
+
+    def build(self, name: str = "a model") -> Restorer:
+        """Return a restorer with fresh weights.
+
+        Args:
+            name: of the model, for messages.
+
+        Raises:
+            ValueError: the network, the codec or the process refuses a value.
+        """
+        try:
+            codec: Codec = build(CODECS, self.codec)
+            network: Network = build(NETWORKS, self.network, channels=codec.channels)
+        except RuntimeError as error:  # of sizes that torch cannot hold
+            raise ValueError(first_line(error)) from error
+        prediction = PREDICTIONS[self.prediction]
+        return Restorer(network, codec, self.process.build(), prediction, self.sampling, self.enlarge, name)

@@ -1,0 +1,76 @@
+"""The protocol of a network: what it declares of itself, and how it is called."""
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from refusion.nn.pooling import Pool, whole_mean
+
+
+class Network(nn.Module, ABC):
+    """A network: (x_t, mu, t) -> a tensor like x_t, of any height and width.
+
+    A subclass sets the attributes below where they differ from these defaults.
+    """
+
+    num_views: int = 1
+    """Pictures of one scene that the network sees together, consecutive in a batch; 2 for stereo."""
+    num_conditions: int = 0
+    """Numbers in the condition of each picture, as for lenses; the time is not counted."""
+    conditional: bool = True
+    """Whether the network sees mu; the denoising SDE has none."""
+    multiple: int = 1
+    """Step of a grid: tiles that start at multiples of this compute the same as the whole state."""
+    reach: int | None = None
+    """Receptive field: positions around a tile that its output depends on, apart from the means of `pool`.
+    None if the network runs on whole states only."""
+    local: tuple[int, ...] = ()
+    """Height and width of the training states, if channel attention takes means over windows of that size;
+    empty if it takes them over the whole state."""
+    working_bytes: int = 0
+    """Peak memory in bytes for each position of the state, as measured."""
+
+    @abstractmethod
+    def embed(
+        self, t: Float[Tensor, " b"], condition: Float[Tensor, "b conditions"] | None = None
+    ) -> Float[Tensor, "b modulations"]:
+        """Return all that depends on time and condition alone; sampling computes it once for all steps."""
+
+    @abstractmethod
+    def forward(
+        self,
+        x_t: Float[Tensor, "b c h w"],
+        mu: Float[Tensor, "b c h w"],
+        t: Float[Tensor, " b"],
+        embedding: Float[Tensor, "b modulations"] | None = None,
+        pool: Pool = whole_mean,
+    ) -> Float[Tensor, "b c h w"]:
+        """Return the prediction at integer training time t.
+
+        Args:
+            embedding: `embed(t, condition)`; by default `embed(t)`.
+            pool: computes the means of the channel attention.
+        """
+
+    def declare_like(self, network: "Network") -> None:
+        """Declare the same attributes as another network, which this one runs."""
+        self.num_views, self.num_conditions = network.num_views, network.num_conditions
+        self.conditional, self.local = network.conditional, network.local
+        self.multiple, self.reach, self.working_bytes = network.multiple, network.reach, network.working_bytes
+
+    def check(self, views: int, conditions: int | None = None) -> None:
+        """Check that the network takes a scene of so many views and conditions.
+
+        Args:
+            views: pictures of the scene.
+            conditions: numbers in its condition; None if that number is not known yet.
+
+        Raises:
+            ValueError: the network takes another number of views or conditions.
+        """
+        if views != self.num_views:
+            expected = "a left and a right view" if self.num_views > 1 else "one picture at a time"
+            raise ValueError(f"{views} pictures: this model takes {expected}")
+        if conditions is not None and conditions != self.num_conditions:
+            raise ValueError(f"condition has {conditions} numbers: this model takes {self.num_conditions}")

@@ -1,0 +1,1 @@
+"""Restoration of a picture by a model: codecs, tiles, memory, and the restorer that joins them."""

@@ -1,0 +1,1 @@
+"""Training of a model: the recipe, its stages and the loop that runs them."""

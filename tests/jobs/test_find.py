@@ -1,0 +1,55 @@
+"""What files, folders and patterns mean, each picture once and in the order of people."""
+
+from pathlib import Path
+
+import pytest
+
+from refusion.errors import ImageError
+from refusion.jobs.find import find
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    touch(
+        tmp_path,
+        "d/10.png",
+        "d/2.PNG",
+        "d/x.txt",
+        "d/.h.png",
+        "d/.git/y.png",
+        "d/sub/a.jpg",
+        "b[1].tif",
+        "n.txt",
+    )
+    names = [path.as_posix() for path in find(["d"])]
+    assert names == ["d/2.PNG", "d/10.png", "d/sub/a.jpg"]
+    assert find(["d/"]) == find(["d/*"]) == find([Path("d")]) == find(["d", "d/10.png"])
+    assert find(["d/1*"]) == [Path("d/10.png")]
+    assert find(["**/*.jpg"]) == [Path("d/sub/a.jpg")]
+    assert find(["n.txt", "b[1].tif"]) == [Path("n.txt"), Path("b[1].tif")]
+    assert find([]) == []
+    assert [p.name for p in find([tmp_path / "d" / ".git"])] == ["y.png"]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"), [("no.png", "does not exist"), ("*.png", "no pictures"), ("e", "no pictures")]
+)
+def test_find_names_what_gives_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "e/n.txt", "a.jpg")
+    with pytest.raises(ImageError) as caught:
+        find(["a.jpg", path])
+    message = str(caught.value)
+    assert message.startswith(path)
+    assert words in message
+    assert "\n" not in message
+    assert len(message) < 400
+    assert caught.value.__cause__ is caught.value.__context__ is None

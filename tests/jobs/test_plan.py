@@ -1,0 +1,193 @@
+"""Which pictures are restored to where, and a line for everything that cannot be done."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from refusion.errors import ImageError
+from refusion.jobs.plan import Job, Plan, plan
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test works in a folder of its own, in which it names files."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def touch(*names: str) -> None:
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+
+
+def job(source: str, target: str, mask: str | None = None) -> Job:
+    return Job((Path(source),), (Path(target),), Path(mask) if mask else None)
+
+
+def masks(planned: Plan) -> list[Path | None]:
+    return [planned.mask for planned in planned.jobs]
+
+
+# ---- places
+
+
+def test_files_folders_and_patterns_keep_their_inner_structure() -> None:
+    touch(
+        "one.png", "holiday/10.png", "holiday/2.jpg", "holiday/day 2/ü.tif", "scans/s1.png", "scans/s2.webp"
+    )
+    planned = plan(["one.png", "holiday", "scans/*.png"], Path("out"))
+    assert planned.problems == []
+    assert planned.jobs == [
+        job("one.png", "out/one.png"),
+        job("holiday/2.jpg", "out/2.jpg"),
+        job("holiday/10.png", "out/10.png"),
+        job("holiday/day 2/ü.tif", "out/day 2/ü.tif"),
+        job("scans/s1.png", "out/s1.png"),
+    ]
+    assert not Path("out").exists()  # a plan writes nothing
+
+
+@pytest.mark.parametrize("out", ["b.png", "far/away/b.TIF", "b.avif"])
+def test_one_picture_may_go_to_a_file(out: str) -> None:
+    touch("a.png")
+    assert plan(["a.png"], Path(out)) == Plan([job("a.png", out)])
+
+
+def test_a_folder_may_have_a_dot_in_its_name_if_it_is_there() -> None:
+    touch("a.png")
+    Path("v1.2").mkdir()
+    Path("b.png").mkdir()
+    for out in ("v1.2", "b.png"):
+        assert plan(["a.png"], Path(out)).jobs == [job("a.png", f"{out}/a.png")]
+
+
+@pytest.mark.parametrize("out", ["b.gif", "new.folder"])
+def test_a_file_of_a_format_that_is_not_written_is_an_error(out: str) -> None:
+    touch("a.png")
+    with pytest.raises(ImageError, match=rf"^{out}: name a file with one of \.png, .*, or a folder"):
+        plan(["a.png"], Path(out))
+
+
+def test_nothing_is_planned_of_nothing() -> None:
+    assert plan([], Path("out")) == Plan([], [])
+
+
+# ---- what is left alone, and what cannot be done
+
+
+def test_results_of_an_earlier_run_are_no_sources_unless_they_are_asked_for() -> None:
+    touch("a.png", "restored/a.png", "restored/sub/b.png")
+    assert plan(["."], Path("restored")).jobs == [job("a.png", "restored/a.png")]
+    again = plan(["restored"], Path("twice"))
+    assert [one.sources[0].as_posix() for one in again.jobs] == ["restored/a.png", "restored/sub/b.png"]
+
+
+@pytest.mark.parametrize(
+    ("path", "out"),
+    [("in", "in"), ("in/a.png", "in"), ("in/a.png", "in/a.png"), ("in/a.png", "in/../in/a.png")],
+)
+def test_a_result_never_replaces_its_source(path: str, out: str) -> None:
+    touch("in/a.png")
+    planned = plan([path], Path(out))
+    assert planned.jobs == []
+    (problem,) = planned.problems
+    assert problem.startswith(f"{Path('in/a.png')} would be replaced")
+    assert "give another --out" in problem
+
+
+@pytest.mark.parametrize("out", ["restored", "y.png"])
+def test_two_sources_of_one_target_are_a_problem_that_names_all_three(out: str) -> None:
+    touch("a/x.png", "b/x.png")
+    planned = plan(["a", "b/x.png"], Path(out))
+    target = out if out == "y.png" else Path("restored/x.png")
+    first, second = Path("a/x.png"), Path("b/x.png")
+    assert [one.sources for one in planned.jobs] == [(first,)]
+    assert planned.problems == [f"{target} is taken by {first}: restore {second} apart"]
+
+
+def test_a_picture_that_is_found_twice_is_one_job() -> None:
+    touch("a/x.png")
+    assert plan(["a", "a/x.png", "a/*"], Path("out")) == Plan([job("a/x.png", "out/x.png")])
+
+
+def test_a_missing_picture_is_a_problem_and_the_others_are_jobs() -> None:
+    touch("a.png", "empty/notes.txt")
+    planned = plan(["missing.png", "a.png", "empty", "*.jpg"], Path("out"))
+    assert planned.jobs == [job("a.png", "out/a.png")]
+    missing, empty, pattern = planned.problems
+    assert missing == "missing.png does not exist: check its name and folder"
+    assert empty.startswith("empty gives no pictures")
+    assert pattern.startswith("*.jpg gives no pictures")
+
+
+# ---- what is there already
+
+
+def test_pending_are_jobs_whose_results_are_not_all_there() -> None:
+    jobs = [
+        job("a.png", "out/a.png"),
+        job("b.png", "out/b.png"),
+        Job((Path("l.png"), Path("r.png")), (Path("out/left/l.png"), Path("out/right/r.png"))),
+        Job((Path("m.png"), Path("s.png")), (Path("out/left/m.png"), Path("out/right/s.png"))),
+    ]
+    planned = Plan(jobs, ["none.png does not exist"])
+    assert planned.pending() == planned
+    touch("out/a.png", "out/left/l.png", "out/left/m.png", "out/right/s.png")
+    assert [one.done for one in jobs] == [True, False, False, True]
+    assert planned.pending() == Plan([jobs[1], jobs[2]], planned.problems)
+    touch("out/b.png", "out/right/r.png")
+    assert planned.pending() == Plan([], planned.problems)
+    assert planned.jobs == jobs  # the plan itself is as it was
+
+
+# ---- masks
+
+
+def masked(mask: str, sources: Iterable[str]) -> Plan:
+    jobs = [job(source, f"out/{i}.png") for i, source in enumerate(sources)]
+    planned = Plan(jobs, ["an earlier problem"])
+    made = planned.with_masks(Path(mask))
+    assert masks(planned) == [None] * len(jobs)  # the plan itself is as it was
+    assert planned.problems == ["an earlier problem"]
+    assert made.problems[0] == "an earlier problem"
+    return made
+
+
+@pytest.mark.parametrize("mask", ["m.png", "none.png"])
+def test_a_mask_is_that_of_every_picture(mask: str) -> None:
+    """Whether it can be read is seen when a job is done."""
+    touch("m.png")
+    made = masked(mask, ["a.png", "sub/b.jpg"])
+    assert made.jobs == [job("a.png", "out/0.png", mask), job("sub/b.jpg", "out/1.png", mask)]
+    assert len(made.problems) == 1
+
+
+def test_a_folder_has_a_mask_of_the_name_of_each_picture() -> None:
+    touch("masks/a.tif", "masks/b.png", "masks/unused.png")
+    made = masked("masks", ["in/a.png", "in/c.png", "b.jpg"])
+    assert made.jobs == [
+        job("in/a.png", "out/0.png", "masks/a.tif"),
+        job("b.jpg", "out/2.png", "masks/b.png"),
+    ]
+    assert made.problems[1:] == [f"{Path('in/c.png')}: no mask of its name in masks"]
+
+
+def test_masks_of_equal_names_are_told_by_the_longest_path() -> None:
+    touch("masks/a/1.png", "masks/b/1.png", "masks/1.png", "masks/deep/a/1.png")
+    made = masked("masks", ["in/a/1.png", "in/b/1.png", "in/c/1.png", "deep/a/1.png"])
+    found = [Path(f"masks/{name}.png") for name in ("a/1", "b/1", "1", "deep/a/1")]
+    assert masks(made) == found
+
+
+def test_two_views_have_the_mask_of_the_left_one() -> None:
+    touch("masks/l.png", "masks/r.png")
+    views = Job((Path("l.png"), Path("r.png")), (Path("out/left/l.png"), Path("out/right/r.png")))
+    assert masks(Plan([views]).with_masks(Path("masks"))) == [Path("masks/l.png")]
+
+
+def test_a_folder_without_masks_is_an_error() -> None:
+    Path("masks").mkdir()
+    with pytest.raises(ImageError, match=r"^masks gives no pictures"):
+        Plan([job("a.png", "out/a.png")]).with_masks(Path("masks"))
