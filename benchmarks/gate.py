@@ -43,7 +43,7 @@ def main() -> None:
             fit(stage, None, 1)
             stage.finish()
             gate = measured_gate(restorer.codec, described.pairs(Path(pairs) / "val"))
-        numbers = (gate.reconstruction, gate.kept, gate.replaced, gate.gain)
+        numbers = (gate.reconstruction, gate.lq_latent, gate.gt_latent, gate.gain)
         rows.append("| " + " | ".join([name, *(f"{number:.2f}" for number in numbers)]) + " |")
         print(rows[-1], flush=True)
     print("\n".join(rows))

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from refusion.backends.diffusers import scheduler_betas, scheduler_rule
-from refusion.diffusion.sampling import Rule, Step, exponential, posterior, sample
+from refusion.backends.diffusers import scheduler_betas, scheduler_solver
+from refusion.diffusion.sampling import Solver, StepContext, exponential, posterior, sample
 from refusion.diffusion.schedule import timesteps
 from refusion.diffusion.sde import MeanRevertingSDE
 
@@ -45,7 +45,7 @@ class Ddim:
         return Moved(later.sqrt() * clean + (1 - later).sqrt() * noise)
 
 
-def states(sde: MeanRevertingSDE, rule: Rule, steps: int, dtype: torch.dtype) -> list[Tensor]:
+def states(sde: MeanRevertingSDE, rule: Solver, steps: int, dtype: torch.dtype) -> list[Tensor]:
     generator = torch.Generator().manual_seed(3)
     mu, start = torch.randn(2, 2, 3, 4, 5, generator=generator, dtype=dtype)
 
@@ -75,19 +75,19 @@ def test_betas_multiply_to_the_squared_alphas(sde: MeanRevertingSDE) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_ddim_scheduler_is_our_ddim(sde: MeanRevertingSDE, kind: str, steps: int) -> None:
     walk = [t - 1 for t in timesteps(100, steps)[:-1]]
-    rule = scheduler_rule(Ddim(scheduler_betas(sde), walk, kind))
+    rule = scheduler_solver(Ddim(scheduler_betas(sde), walk, kind))
     ours = states(sde, posterior(0), steps, torch.float64)
     assert_same_walk(states(sde, rule, steps, torch.float64), ours, 1e-5)
 
 
 def test_an_unknown_kind_of_prediction_is_an_error(sde: MeanRevertingSDE) -> None:
-    rule = scheduler_rule(Ddim(scheduler_betas(sde), [99], "flow"))
+    rule = scheduler_solver(Ddim(scheduler_betas(sde), [99], "flow"))
     with pytest.raises(KeyError, match="flow"):
         states(sde, rule, 1, torch.float64)
 
 
 def test_a_scheduler_of_another_walk_is_an_error(sde: MeanRevertingSDE) -> None:
-    rule = scheduler_rule(Ddim(scheduler_betas(sde), [90, 40], "epsilon"))
+    rule = scheduler_solver(Ddim(scheduler_betas(sde), [90, 40], "epsilon"))
     with pytest.raises(ValueError, match="timesteps lack 99"):
         states(sde, rule, 2, torch.float64)
 
@@ -105,7 +105,7 @@ def test_ddim_of_diffusers_is_our_ddim(sde: MeanRevertingSDE, kind: str, steps: 
         timestep_spacing="trailing",
     )
     scheduler.set_timesteps(steps)
-    theirs = states(sde, scheduler_rule(scheduler), steps, torch.float64)
+    theirs = states(sde, scheduler_solver(scheduler), steps, torch.float64)
     assert_same_walk(theirs, states(sde, posterior(0), steps, torch.float64), 1e-5)
 
 
@@ -115,9 +115,9 @@ MULTISTEP = {"prediction_type": "sample", "timestep_spacing": "trailing", "final
 class Noisy:
     """A scheduler that takes its noise from where our rules take theirs."""
 
-    def __init__(self, scheduler: Any, step: Step) -> None:
+    def __init__(self, scheduler: Any, step: StepContext) -> None:
         self.scheduler, self.config, self.timesteps = scheduler, scheduler.config, scheduler.timesteps
-        self.noise = step.draw()
+        self.noise = step.sample_noise()
 
     def step(self, output: Tensor, timestep: int, sample: Tensor) -> Any:
         return self.scheduler.step(output, timestep, sample, variance_noise=self.noise)
@@ -143,8 +143,8 @@ def test_dpm_solver_of_diffusers_is_our_exponential(
     )
     scheduler.set_timesteps(steps)
 
-    def rule(step: Step) -> Tensor:
-        return scheduler_rule(Noisy(scheduler, step) if stochastic else scheduler)(step)
+    def rule(step: StepContext) -> Tensor:
+        return scheduler_solver(Noisy(scheduler, step) if stochastic else scheduler)(step)
 
     ours = states(sde, exponential(order, stochastic), steps, dtype)
     assert_same_walk(states(sde, rule, steps, dtype), ours, 1e-5)
@@ -170,9 +170,9 @@ def test_unipc_of_diffusers_is_our_exponential_of_order_3(
         **MULTISTEP,
     )
     scheduler.set_timesteps(steps)
-    theirs, own = scheduler_rule(scheduler), exponential(3)
+    theirs, own = scheduler_solver(scheduler), exponential(3)
 
-    def rule(step: Step) -> Tensor:
+    def rule(step: StepContext) -> Tensor:
         moved = theirs(step) if step.r else None
         return own(step) if moved is None or len(step.past) < 3 else moved
 

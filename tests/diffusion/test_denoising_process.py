@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from refusion.diffusion.prediction import PREDICTIONS
-from refusion.diffusion.sampling import Step, exponential, posterior, sample
+from refusion.diffusion.sampling import StepContext, exponential, posterior, sample
 from refusion.diffusion.schedule import SCHEDULES, make_alphas
 from refusion.diffusion.sde import DenoisingSDE, MeanRevertingSDE
 
@@ -140,7 +140,7 @@ def test_a_deviation_that_no_time_has_is_one_line(sigma: float, said: str) -> No
 @given(steps_down)
 def test_a_step_of_the_sampler_posterior_is_drawn_from_the_posterior(step: tuple[int, int]) -> None:
     (t, r), (x0, mu, x_t, noise) = step, draws()
-    moved = posterior()(Step(SDE, mu, x_t, t, r, [(t, x0)], lambda: noise))
+    moved = posterior()(StepContext(SDE, mu, x_t, t, r, [(t, x0)], lambda: noise))
     mean, deviation = SDE.posterior_mean(x_t, x0, mu, t, r), SDE.posterior(t, r, DOT)[2]
     torch.testing.assert_close(moved, mean + deviation * noise, rtol=0, atol=1e-9)
 

@@ -12,26 +12,26 @@ from torch import Tensor
 
 from refusion.diffusion.sampling import (
     Denoise,
-    Rule,
+    Solver,
     State,
-    Step,
+    StepContext,
     euler_maruyama,
     exponential,
     posterior,
     sample,
 )
 from refusion.diffusion.schedule import SCHEDULES, make_alphas, timesteps
-from refusion.diffusion.sde import Draw, MeanRevertingSDE
+from refusion.diffusion.sde import MeanRevertingSDE, NoiseFn
 
 LEVEL = 50 / 255
 SDE = MeanRevertingSDE(make_alphas(SCHEDULES["cosine"](torch.arange(101, dtype=torch.float64))), LEVEL)
-DETERMINISTIC: dict[str, Rule] = {
+DETERMINISTIC: dict[str, Solver] = {
     "DDIM": posterior(0),
     "ODE 1": exponential(1),
     "ODE 2": exponential(2),
     "ODE 3": exponential(3),
 }
-STOCHASTIC: dict[str, Rule] = {
+STOCHASTIC: dict[str, Solver] = {
     "eta 0.5": posterior(0.5),
     "posterior": posterior(),
     "SDE 1": exponential(1, stochastic=True),
@@ -43,7 +43,7 @@ EULER = {"Euler-Maruyama": euler_maruyama(), "Euler ODE": euler_maruyama(stochas
 steps_down = st.integers(2, 100).flatmap(lambda t: st.tuples(st.just(t), st.integers(1, t - 1)))
 
 
-def source(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> Draw:
+def source(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> NoiseFn:
     generator = torch.Generator().manual_seed(seed)
     return lambda: torch.randn(*(shape or (2, 3, 4, 5)), generator=generator, dtype=dtype)
 
@@ -59,10 +59,10 @@ def pictures(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
 
 def walk(
     denoise: Denoise,
-    rule: Rule,
+    rule: Solver,
     mu: Tensor,
     times: list[int],
-    draw: Draw | None = None,
+    draw: NoiseFn | None = None,
     sde: MeanRevertingSDE = SDE,
 ) -> list[State]:
     """From pure noise through `times`; the start and the steps take their noise from one source."""
@@ -122,7 +122,7 @@ def test_the_papers_sampler_leaves_noise_even_with_an_oracle(
 def test_the_papers_ode_step_reaches_the_oracle_only_with_many_steps(
     make_sde: Callable[..., MeanRevertingSDE],
 ) -> None:
-    """Its relative error near t = 0 does not shrink: with constant rates half as much is left
+    """Its relative error near t = 0 does not downscale: with constant rates half as much is left
     when four times as many steps are made."""
     x0, mu = pictures()
     left = []
@@ -147,7 +147,7 @@ def test_the_papers_ode_step_reaches_the_oracle_only_with_many_steps(
     ],
     ids=["ODE 1 is DDIM", "SDE 1 is the posterior"],
 )
-def test_first_order_is_the_eta_family(one: Rule, other: Rule, steps: int) -> None:
+def test_first_order_is_the_eta_family(one: Solver, other: Solver, steps: int) -> None:
     mu = pictures()[1]
     times = timesteps(100, steps)
     pairs = zip(walk(curved(mu), one, mu, times), walk(curved(mu), other, mu, times), strict=True)
@@ -161,7 +161,7 @@ def test_first_order_is_the_eta_family(one: Rule, other: Rule, steps: int) -> No
 def test_eta_1_draws_from_the_posterior(step: tuple[int, int]) -> None:
     (t, r), draw = step, source()
     (x0, mu), x, z = pictures(), draw(), draw()
-    moved = posterior()(Step(SDE, mu, x, t, r, [(t, x0)], lambda: z))
+    moved = posterior()(StepContext(SDE, mu, x, t, r, [(t, x0)], lambda: z))
     mean, std = SDE.posterior_mean(x, x0, mu, t, r), SDE.posterior(t, r, mu)[2]
     torch.testing.assert_close(moved, mean + std * z, rtol=0, atol=1e-10)
 
@@ -184,20 +184,20 @@ def test_no_jump_takes_the_root_of_a_negative_number(eta: float) -> None:
     z = source(dtype=torch.float32)()
     for t in (100, 99, 60, 3, 2):
         for r in range(1, t, max(1, t // 20)):
-            assert rule(Step(SDE, mu, mu + z, t, r, [(t, x0)], lambda: z)).isfinite().all()
+            assert rule(StepContext(SDE, mu, mu + z, t, r, [(t, x0)], lambda: z)).isfinite().all()
 
 
 # Gaussian data, where everything is known in closed form
 
 
-def weights(rule: Rule, t: int, r: int) -> tuple[float, float, float]:
+def weights(rule: Solver, t: int, r: int) -> tuple[float, float, float]:
     """The factors of y_t, y_0 and z in y_r; a rule that has seen one time is linear in them."""
 
     def moved(y: float, y_0: float, z: float) -> float:
         y_t, clean, noise, mu = (
             torch.full((1, 1, 1, 1), v, dtype=torch.float64) for v in (y + 0.3, y_0 + 0.3, z, 0.3)
         )
-        return float(rule(Step(SDE, mu, y_t, t, r, [(t, clean)], lambda: noise)) - mu)
+        return float(rule(StepContext(SDE, mu, y_t, t, r, [(t, clean)], lambda: noise)) - mu)
 
     assert moved(0, 0, 0) == pytest.approx(0, abs=1e-15)
     return moved(1, 0, 0), moved(0, 1, 0), moved(0, 0, 1)
@@ -230,8 +230,8 @@ def test_higher_orders_draw_as_much_noise_as_the_first(order: int) -> None:
     mu, x, z = draw(), draw(), draw()
     past = [(60, draw()), (80, draw()), (100, draw())]
     rule = exponential(order, stochastic=True)
-    noise = rule(Step(SDE, mu, x, 60, 40, past, lambda: z))
-    noise = noise - rule(Step(SDE, mu, x, 60, 40, past, silence))
+    noise = rule(StepContext(SDE, mu, x, 60, 40, past, lambda: z))
+    noise = noise - rule(StepContext(SDE, mu, x, 60, 40, past, silence))
     torch.testing.assert_close(noise, SDE.posterior(60, 40, mu)[2] * z, rtol=0, atol=1e-12)
 
 
@@ -352,7 +352,7 @@ def test_answers_on_a_polynomial_are_integrated_exactly_at_any_spacing(order: in
             return sum((curve[k] * at**k for k in range(degree + 1)), torch.zeros_like(mu))
 
         past = [(i, mu + q(snr[i])) for i in (t, 37, 62)]
-        ours = rule(Step(FINE, mu, x, t, r, past, lambda: torch.zeros_like(mu)))
+        ours = rule(StepContext(FINE, mu, x, t, r, past, lambda: torch.zeros_like(mu)))
         grid = torch.linspace(float(snr[t]), float(snr[r]), 201, dtype=torch.float64)
         simpson = torch.tensor([1.0] + [4.0, 2.0] * 99 + [4.0, 1.0], dtype=torch.float64)
         values = torch.stack([pull * torch.exp(pull * at) * q(at) for at in grid])
@@ -402,7 +402,7 @@ def solution(mu: Tensor, a: Tensor, start: Tensor, pull: int, substeps: int = 4)
     return states
 
 
-def started(rule: Rule, order: int, exact: Callable[[int], Tensor]) -> Rule:
+def started(rule: Solver, order: int, exact: Callable[[int], Tensor]) -> Solver:
     """A method of order k needs k - 1 exact steps: without a past its first are of lower order."""
     return lambda step: rule(step) if len(step.past) >= order else exact(step.r)
 
@@ -427,7 +427,7 @@ def assert_order(left: list[float], order: int) -> None:
         pytest.param(exponential(3, stochastic=True), 3, 2, id="SDE 3"),
     ],
 )
-def test_rules_converge_with_their_order(rule: Rule, order: int, pull: int) -> None:
+def test_rules_converge_with_their_order(rule: Solver, order: int, pull: int) -> None:
     mu = torch.rand(*SHAPE, dtype=torch.float64)
     a = torch.linspace(0.1, 0.3, 64, dtype=torch.float64).reshape(SHAPE)
     start = FINE.initial_state(mu, torch.linspace(0.3, 1, 64, dtype=torch.float64).reshape(SHAPE))
@@ -494,7 +494,7 @@ def test_a_state_holds_the_estimate_that_led_to_it_and_feeds_the_next() -> None:
     ],
 )
 def test_noise_is_drawn_once_per_noisy_step_and_by_the_papers_also_in_the_last(
-    rule: Rule, draws: int
+    rule: Solver, draws: int
 ) -> None:
     mu, count = pictures()[1], 0
 
@@ -511,7 +511,7 @@ def test_a_rule_of_ones_own_sees_the_last_three_estimates_latest_first() -> None
     x0, mu = pictures()
     pasts: list[list[int]] = []
 
-    def halve(step: Step) -> Tensor:
+    def halve(step: StepContext) -> Tensor:
         pasts.append([t for t, _ in step.past])
         assert torch.equal(step.x0, step.past[0][1])
         noise = SDE.noise_from_clean(step.x, step.x0, step.mu, step.t)
@@ -555,7 +555,7 @@ def test_published_steps_of_a_network_that_predicts_noise(
     golden: dict[str, Tensor],
     name: str,
     what: str,
-    rule: Rule,
+    rule: Solver,
     noisy: bool,
 ) -> None:
     sde, (xt, mu, noise, eps) = (
@@ -565,6 +565,6 @@ def test_published_steps_of_a_network_that_predicts_noise(
     for i, t in enumerate(golden["times"].tolist()):
         x0 = sde.clean_from_noise(xt, noise, mu, t)
         fresh = eps if noisy else torch.zeros_like(eps)
-        step = Step(sde, mu, xt, t, t - 1, [(t, x0)], fresh.clone)
+        step = StepContext(sde, mu, xt, t, t - 1, [(t, x0)], fresh.clone)
         theirs = golden[f"{name}_s50_e0.005/{what}"][i]
         torch.testing.assert_close(rule(step), theirs, rtol=0, atol=3e-4 if t <= 2 else 1e-5)

@@ -17,7 +17,7 @@ from refusion.diffusion.sde import MeanRevertingSDE
 from refusion.errors import Notice
 from refusion.evaluation.evaluate import (
     PROTOCOLS,
-    Gate,
+    LatentSwapScores,
     Row,
     Scores,
     evaluate,
@@ -335,8 +335,8 @@ def test_the_gate_measures_what_the_decoder_takes_from_the_state() -> None:
     """By hand: of a difference of 80 grey levels, three quarters are in the state."""
     gate, replaced = replace_latent(Split(0.75), even(100), even(180))
     assert gate.reconstruction == INFINITE
-    assert gate.kept == pytest.approx(decibel(80), abs=1e-3)
-    assert gate.replaced == pytest.approx(decibel(20), abs=1e-3)
+    assert gate.lq_latent == pytest.approx(decibel(80), abs=1e-3)
+    assert gate.gt_latent == pytest.approx(decibel(20), abs=1e-3)
     assert gate.gain == pytest.approx(decibel(20) - decibel(80), abs=2e-3)
     assert replaced.size == (15, 12)
     np.testing.assert_allclose(replaced.pixels, 160 / 255, atol=1e-6)
@@ -345,12 +345,12 @@ def test_the_gate_measures_what_the_decoder_takes_from_the_state() -> None:
 def test_a_state_that_says_nothing_gains_nothing() -> None:
     gate, _ = replace_latent(Split(0.0), even(100), even(180))
     assert gate.gain == 0
-    assert gate.replaced == pytest.approx(decibel(80), abs=1e-3)
+    assert gate.gt_latent == pytest.approx(decibel(80), abs=1e-3)
 
 
 def test_a_state_that_says_everything_meets_the_clean_picture() -> None:
     gate, _ = replace_latent(Split(1.0), even(100), even(180))
-    assert gate.replaced == INFINITE
+    assert gate.gt_latent == INFINITE
     assert gate.gain == INFINITE
     assert mean_scores([gate, gate]).gain == pytest.approx(100 - decibel(80), abs=1e-3)
 
@@ -358,14 +358,14 @@ def test_a_state_that_says_everything_meets_the_clean_picture() -> None:
 def test_the_gate_measures_pictures_and_reconstruction_by_the_degraded() -> None:
     """Rounded and clipped as files are: white and 40 grey levels are white."""
     gate, _ = replace_latent(Split(1.0, error=40 / 255), even(100), even(255))
-    assert gate.replaced == INFINITE
+    assert gate.gt_latent == INFINITE
     assert gate.reconstruction == pytest.approx(decibel(40), abs=1e-3)
-    assert gate.kept == pytest.approx(decibel(115), abs=1e-3)
+    assert gate.lq_latent == pytest.approx(decibel(115), abs=1e-3)
 
 
 def test_means_of_gates_are_of_each_number() -> None:
-    mean = mean_scores([Gate(INFINITE, 20, 10), Gate(30, 30, 12)])
-    assert mean == Gate(65, 25, 11)
+    mean = mean_scores([LatentSwapScores(INFINITE, 20, 10), LatentSwapScores(30, 30, 12)])
+    assert mean == LatentSwapScores(65, 25, 11)
     assert mean.gain == 14
     for number in ("65.00", "25.00", "11.00"):
         assert number in str(mean)

@@ -78,6 +78,7 @@ refusion.write(result.image, "restored.png")
     assert of(modules, *TRAINING) == []
 
 
+@pytest.mark.slow
 def test_the_command_that_restores_brings_no_training(tmp_path: Path) -> None:
     write(from_array(np.random.default_rng(0).uniform(0.2, 0.8, (16, 20, 3))), tmp_path / "a.png")
     words = ("restore", "a.png", "--model", "shadow-removal", "--device", "cpu")
@@ -111,6 +112,7 @@ def test_help_is_there_before_torch(words: tuple[str, ...], tmp_path: Path) -> N
     assert of(modules, *HEAVY) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("models",), ("info", "shadow-removal")], ids=" ".join)
 def test_what_only_looks_at_models_brings_no_loop_of_training(words: tuple[str, ...], tmp_path: Path) -> None:
     assert of(imported(command(*words), tmp_path), "lightning", "tensorboard", "refusion.training.run") == []

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from refusion.data.degradation import Example
 from refusion.diffusion.objective import diffusion_loss
 from refusion.diffusion.prediction import PREDICTIONS, Clean
-from refusion.diffusion.sampling import Rule, Step
+from refusion.diffusion.sampling import Solver, StepContext
 from refusion.diffusion.schedule import SCHEDULES
 from refusion.errors import RecipeError
 from refusion.imaging.image import Image
@@ -380,8 +380,8 @@ def test_a_schedule_of_ones_own() -> None:
 def test_a_sampler_of_ones_own() -> None:
     walked = []
 
-    def mine(eta: float) -> Rule:
-        def rule(step: Step) -> Tensor:
+    def mine(eta: float) -> Solver:
+        def rule(step: StepContext) -> Tensor:
             walked.append((step.t, step.r))
             return step.x0
 

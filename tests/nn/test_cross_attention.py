@@ -11,7 +11,7 @@ from refusion.nn import cross_attention
 from refusion.nn.cross_attention import SCAM
 from refusion.nn.nafnet import ConditionalNAFNet
 
-both_sizes = pytest.mark.parametrize("shrink", [1, 4])
+both_sizes = pytest.mark.parametrize("downscale", [1, 4])
 SMALL: dict[str, Any] = {"width": 4, "encoder": [1, 1], "middle": 1, "decoder": [1, 1]}
 
 
@@ -42,8 +42,8 @@ def symmetric(module: SCAM) -> None:
 
 
 @both_sizes
-def test_a_fresh_module_is_the_identity(shrink: int) -> None:
-    module, x = SCAM(6, shrink), torch.randn(4, 6, 9, 12)
+def test_a_fresh_module_is_the_identity(downscale: int) -> None:
+    module, x = SCAM(6, downscale), torch.randn(4, 6, 9, 12)
     assert torch.equal(module(x), x)
     nn.init.ones_(module.beta)
     assert torch.equal(module(x)[1::2], x[1::2])
@@ -51,18 +51,18 @@ def test_a_fresh_module_is_the_identity(shrink: int) -> None:
 
 
 @both_sizes
-def test_a_fresh_module_finds_what_looks_alike(shrink: int) -> None:
+def test_a_fresh_module_finds_what_looks_alike(downscale: int) -> None:
     """From random weights training would have to find the matches first, and short training never does."""
     far = 5
-    module = SCAM(32, shrink).requires_grad_(False)
+    module = SCAM(32, downscale).requires_grad_(False)
     points = torch.randn(32, 8, 40 + far)
-    x = torch.stack([points[..., :40], points[..., far:]]).repeat_interleave(shrink, 2)
-    x = x.repeat_interleave(shrink, 3)
+    x = torch.stack([points[..., :40], points[..., far:]]).repeat_interleave(downscale, 2)
+    x = x.repeat_interleave(downscale, 3)
     nn.init.dirac_(module.r_proj2.weight)
     nn.init.zeros_(module.r_proj2.bias)
     nn.init.ones_(module.beta)
     found = (module(x) - x)[0]
-    torch.testing.assert_close(found[..., far * shrink :], x[0, ..., far * shrink :], rtol=0, atol=0.1)
+    torch.testing.assert_close(found[..., far * downscale :], x[0, ..., far * downscale :], rtol=0, atol=0.1)
 
 
 def test_views_that_do_not_look_at_each_other_are_pictures() -> None:
@@ -107,13 +107,13 @@ def test_scenes_do_not_know_of_each_other() -> None:
 
 @both_sizes
 @pytest.mark.parametrize("view", [0, 1])
-def test_rows_do_not_know_of_rows_outside_their_block(view: int, shrink: int) -> None:
-    module, x = alive(SCAM(6, shrink)), torch.randn(2, 6, 16, 20)
+def test_rows_do_not_know_of_rows_outside_their_block(view: int, downscale: int) -> None:
+    module, x = alive(SCAM(6, downscale)), torch.randn(2, 6, 16, 20)
     other = x.clone()
     other[view, :, 9, 7] += 1
     changed = (module(other) - module(x)).abs().amax(1) > 1e-7
     elsewhere = changed[1 - view]
-    block = torch.arange(8, 12) if shrink == 4 else torch.tensor([9])
+    block = torch.arange(8, 12) if downscale == 4 else torch.tensor([9])
     assert torch.equal(elsewhere.any(1).nonzero().flatten(), block)
     assert elsewhere[block].all()  # but along the whole row
 
@@ -174,10 +174,10 @@ def test_a_view_without_the_other_is_an_error_that_counts(batch: int) -> None:
         network(*inputs(batch))
 
 
-@pytest.mark.parametrize("shrink", [0, 2, 8])
-def test_views_meet_at_full_size_or_a_quarter(shrink: int) -> None:
-    with pytest.raises(ValueError, match=rf"shrink is {shrink}: give one of \(1, 4\)"):
-        ConditionalNAFNet(**SMALL, stereo=True, shrink=shrink)
+@pytest.mark.parametrize("downscale", [0, 2, 8])
+def test_views_meet_at_full_size_or_a_quarter(downscale: int) -> None:
+    with pytest.raises(ValueError, match=rf"downscale is {downscale}: give one of \(1, 4\)"):
+        ConditionalNAFNet(**SMALL, stereo=True, downscale=downscale)
 
 
 def test_every_weight_is_trained() -> None:
@@ -190,8 +190,8 @@ def test_every_weight_is_trained() -> None:
 
 
 @both_sizes
-def test_neither_width_nor_memory_format_is_lost(shrink: int) -> None:
-    module = alive(SCAM(6, shrink))
+def test_neither_width_nor_memory_format_is_lost(downscale: int) -> None:
+    module = alive(SCAM(6, downscale))
     x = torch.randn(2, 6, 17, 20).to(memory_format=torch.channels_last)
     exact = module(x)
     assert exact.is_contiguous(memory_format=torch.channels_last)
@@ -203,7 +203,7 @@ def test_neither_width_nor_memory_format_is_lost(shrink: int) -> None:
 
 def test_stereo_says_what_it_needs() -> None:
     plain, stereo = ConditionalNAFNet(**SMALL), ConditionalNAFNet(**SMALL, stereo=True)
-    assert ConditionalNAFNet(**SMALL, stereo=True, shrink=1).multiple == 4
+    assert ConditionalNAFNet(**SMALL, stereo=True, downscale=1).multiple == 4
     assert (plain.num_views, plain.factor, plain.multiple) == (1, 4, 4)
     assert (stereo.num_views, stereo.factor, stereo.multiple) == (2, 4, 16)
 
@@ -213,7 +213,7 @@ def test_stereo_says_what_it_needs() -> None:
 
 def straightforward(module: SCAM, x: Tensor) -> Tensor:
     """Shrunk by a kernel, attended over the whole picture at once, enlarged by an index."""
-    block = module.shrink
+    block = module.downscale
     height, width = x.shape[-2] // block, x.shape[-1] // block
     cubic = [-0.09375, 0.59375, 0.59375, -0.09375]  # Keys', a = -3/4, at 3/2 and 1/2
     line = torch.tensor(cubic if block == 4 else [1.0])
@@ -245,8 +245,8 @@ def straightforward(module: SCAM, x: Tensor) -> Tensor:
 
 @both_sizes
 @pytest.mark.parametrize("size", [(16, 24), (19, 30), (7, 9), (4, 45)])
-def test_the_module_is_what_the_words_say(size: tuple[int, int], shrink: int) -> None:
-    module, x = alive(SCAM(6, shrink)), torch.randn(4, 6, *size)
+def test_the_module_is_what_the_words_say(size: tuple[int, int], downscale: int) -> None:
+    module, x = alive(SCAM(6, downscale)), torch.randn(4, 6, *size)
     for parameter in (module.beta, module.gamma):
         nn.init.normal_(parameter)
     output = module(x)

@@ -98,7 +98,7 @@ def test_every_manifest_is_imported(monkeypatch: pytest.MonkeyPatch, name: str) 
     assert model.spec.enlarge.factor == (4 if network["task"].endswith("sr") else 1)
     parts = [model.restorer.network, *([model.restorer.codec] if partner else [])]
     for part, origin in zip(parts, origins, strict=True):
-        shapes = {n: list(x.shape) for n, x in published.theirs(part).items()}
+        shapes = {n: list(x.shape) for n, x in published.to_published(part).items()}
         assert shapes == MANIFESTS["shapes"][origin["sha"]]
 
 
@@ -259,9 +259,9 @@ def test_a_wrong_file_fails_by_the_first_tensor_that_differs(tmp_path: Path) -> 
                 "model.prediction": "noise",
                 "model.codec.factor": 1,
                 "model.network.stereo": True,
-                "model.network.shrink": 1,
+                "model.network.downscale": 1,
             },
-            "network.shrink is 1, .* has 4",
+            "network.downscale is 1, .* has 4",
         ),
         (
             {"model.prediction": "noise", "model.codec": {"name": "LatentUNet", "unshuffle": 1}},

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from refusion import published
-from refusion.diffusion.sampling import Step, euler_maruyama
+from refusion.diffusion.sampling import StepContext, euler_maruyama
 from refusion.diffusion.schedule import SCHEDULES, make_alphas
 from refusion.diffusion.sde import DenoisingSDE
 from refusion.errors import CheckpointError
@@ -487,14 +487,14 @@ def test_a_published_network_is_told_and_built(manifests: dict[str, Any], entry:
     built = published.build(cls, settings, empty(shapes))
     assert {parameter.device.type for parameter in built.parameters()} == {"meta"}
 
-    told = published.infer(empty(shapes))
-    assert told.cls == cls
+    inferred = published.infer(empty(shapes))
+    assert inferred.cls == cls
     default = {"img_channel": 3} if cls == "ConditionalNAFNet" else {}
-    assert told.settings == {**default, **network["setting"]}
+    assert inferred.settings == {**default, **network["setting"]}
     if cls == "UNet":
-        assert told.facts == {}
+        assert inferred.facts == {}
         return
-    facts, process = told.facts[task], network["sde"]
+    facts, process = inferred.facts[task], network["sde"]
     if network["phase"] == "train" or not facts.unsure:
         assert facts.noise_level == pytest.approx(process["max_sigma"] / 255)
         assert facts.steps == process["T"]
@@ -507,15 +507,15 @@ def test_a_published_network_is_told_and_built(manifests: dict[str, Any], entry:
 
 
 def test_tensors_tell_a_task_only_where_its_network_is_its_own(manifests: dict[str, Any]) -> None:
-    told = {}
+    inferred = {}
     for network in manifests["networks"]:
         cls, _, facts = published.infer(empty(manifests["shapes"][network["sha"]]))
-        told[network["sha"], cls] = set(facts)
+        inferred[network["sha"], cls] = set(facts)
         if cls != "UNet":
             assert network["task"] in facts
     alone = {"stereo-sr", "latent-bokeh", "latent-dehazing", "denoising-sde"}
     pixels = {"deblurring", "deraining", "deshadow", "inpainting", "sisr"}
-    assert {frozenset(tasks) for tasks in told.values() if tasks} == {
+    assert {frozenset(tasks) for tasks in inferred.values() if tasks} == {
         frozenset(pixels),
         *(frozenset({task}) for task in alone),
     }
@@ -544,21 +544,21 @@ def test_the_wide_and_the_deep_network_of_deshadowing_differ_in_noise() -> None:
     ],
 )
 def test_networks_of_other_sizes_are_told_too(cls: str, settings: dict[str, Any]) -> None:
-    told = published.infer(weights(cls, settings))
-    assert told.cls == cls
-    assert told.settings == {name: value for name, value in settings.items() if name != "task"}
-    assert not told.facts or settings["task"] in told.facts
+    inferred = published.infer(weights(cls, settings))
+    assert inferred.cls == cls
+    assert inferred.settings == {name: value for name, value in settings.items() if name != "task"}
+    assert not inferred.facts or settings["task"] in inferred.facts
 
 
 def test_our_class_and_its_arguments() -> None:
     settings = {**NAF, "img_channel": 4, "task": "latent-bokeh"}
-    kind, arguments = published.ours("ConditionalNAFNet", settings)
+    kind, arguments = published.from_published("ConditionalNAFNet", settings)
     assert kind is ConditionalNAFNet
     assert arguments["conditions"] == 3
-    assert published.ours("UNet", LATENT)[0] is LatentUNet
+    assert published.from_published("UNet", LATENT)[0] is LatentUNet
     shape = {"in_nc": 3, "out_nc": 3, "nf": 4, "depth": 2, "task": "deraining"}
-    assert published.ours("ConditionalUNet", shape)[0] is ConditionalUNet
-    local = published.ours("CNAFNetLocal", {**NAF, "train_size": (1, 3, 64, 64)})
+    assert published.from_published("ConditionalUNet", shape)[0] is ConditionalUNet
+    local = published.from_published("CNAFNetLocal", {**NAF, "train_size": (1, 3, 64, 64)})
     shape = {"channels": 3, "conditions": 0, "long_skip": True, "local": (64, 64)}
     assert local == (ConditionalNAFNet, {**arguments, **shape})
 
@@ -808,7 +808,7 @@ def test_denoising_sde(name: str, total: int) -> None:
         clean = x - bars[t] * eps
         torch.testing.assert_close(sde.clean_from_noise(x, eps, mu, t), clean)
         a, score = torch.exp(-2 * cumsum[t] * dt), -eps / bars[t]
-        step = Step(sde, mu, x, t, t - 1, [(t, clean)], lambda: z)
+        step = StepContext(sde, mu, x, t, t - 1, [(t, clean)], lambda: z)
         drift = x + sigmas[t] ** 2 / 2 * (1 + a) * score * dt
         torch.testing.assert_close(euler_maruyama()(step), drift - sigmas[t] * torch.sqrt(dt) * z)
         ode = x + sigmas[t] ** 2 / 2 * a * score * dt

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from refusion.diffusion.sampling import Step, posterior
+from refusion.diffusion.sampling import StepContext, posterior
 from refusion.diffusion.schedule import SCHEDULES, make_alphas
 from refusion.diffusion.sde import DenoisingSDE, MeanRevertingSDE
 from refusion.errors import Cancelled, ImageError, Notice, RefusionError, RefusionWarning
@@ -255,10 +255,10 @@ def test_a_sampler_of_ones_own_has_a_name_once_it_is_in_the_table(
 ) -> None:
     seen: list[tuple[int, int]] = []
 
-    def mine(eta: float) -> Callable[[Step], Tensor]:
+    def mine(eta: float) -> Callable[[StepContext], Tensor]:
         ours = posterior(eta)
 
-        def rule(step: Step) -> Tensor:
+        def rule(step: StepContext) -> Tensor:
             seen.append((step.t, step.r))
             return ours(step)
 

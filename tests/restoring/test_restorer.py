@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from refusion.diffusion.prediction import PREDICTIONS, Clean, Prediction
-from refusion.diffusion.sampling import Step, posterior
+from refusion.diffusion.sampling import StepContext, posterior
 from refusion.diffusion.sde import MeanRevertingSDE
 from refusion.errors import ImageError, Report
 from refusion.imaging.arrays import from_array
@@ -423,7 +423,7 @@ def test_a_rule_of_ones_own_is_a_sampler(make: Callable[..., Restorer]) -> None:
     seen: list[tuple[int, int]] = []
     ours = posterior(1.0)
 
-    def rule(step: Step) -> Tensor:
+    def rule(step: StepContext) -> Tensor:
         seen.append((step.t, step.r))
         return ours(step)
 

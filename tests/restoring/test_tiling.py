@@ -200,7 +200,7 @@ def test_reach_is_exact(
 
 
 @pytest.mark.parametrize(
-    ("encoder", "middle", "decoder", "shrink", "expected"),
+    ("encoder", "middle", "decoder", "downscale", "expected"),
     [
         ((1,), 1, (1,), 4, 14),
         ((1, 1), 1, (1, 1), 4, 30),
@@ -209,12 +209,12 @@ def test_reach_is_exact(
     ],
 )
 def test_reach_over_rows_of_two_views_is_exact(
-    encoder: tuple[int, ...], middle: int, decoder: tuple[int, ...], shrink: int, expected: int
+    encoder: tuple[int, ...], middle: int, decoder: tuple[int, ...], downscale: int, expected: int
 ) -> None:
     shape: dict[str, Any] = {"encoder": encoder, "middle": middle, "decoder": decoder}
-    network = alive(Local, **shape, stereo=True, shrink=shrink).double()
+    network = alive(Local, **shape, stereo=True, downscale=downscale).double()
     reach, multiple = network.reach, network.multiple
-    assert (reach, multiple) == (expected, shrink * 2 ** len(encoder))
+    assert (reach, multiple) == (expected, downscale * 2 ** len(encoder))
     start = (reach // multiple + 2) * multiple
     stop = start + multiple
     x_t, mu, t = (x.double() for x in states(stop + start, multiple, batch=2))

@@ -146,7 +146,7 @@ def test_a_tuned_decoder_keeps_what_decoding_needs_and_nothing_of_the_network() 
     plain = cost(recipe(model__codec=LATENT, **sizes))
     sizes["training__compare"] = "picture"
     decoded, tuned = (
-        cost(recipe(model__codec=LATENT, training__tune=z, **sizes)) for z in ("network", "decoder")
+        cost(recipe(model__codec=LATENT, training__trainable=z, **sizes)) for z in ("network", "decoder")
     )
     assert max(plain.memory, tuned.memory) < decoded.memory
     assert plain.macs == decoded.macs == tuned.macs

@@ -319,7 +319,7 @@ def test_a_wrong_name_lists_the_choices(key: str, value: str, expected: str) -> 
         ("training.batch", 1.5),
         ("training.clip", -1),
         ("training.ema", 1),
-        ("training.terminal", 1.1),
+        ("training.p_terminal", 1.1),
         ("training.learning_rate", None),
         ("data.patch", [16]),
         ("data.patch", [16, 0]),

@@ -291,7 +291,7 @@ def test_two_views_go_on_from_what_was_learnt_of_one(pairs: Path, tmp_path: Path
                 shutil.copytree(pairs / part / side, tmp_path / "views" / part / side / view)
     rates = {"training__learning_rate": 1e-12, "training__final_learning_rate": 0}
     stereo = {"model__network__stereo": True, "training__steps": 1}
-    both = recipe(tmp_path / "views", model__network__shrink=1, **stereo, **rates)
+    both = recipe(tmp_path / "views", model__network__downscale=1, **stereo, **rates)
     two, one = refusion.load(train(both, tmp_path / "two", model)), refusion.load(model)
     lq = refusion.read(pairs / "val" / "lq" / "0.png")
     for restored in two.run(two.request(lq, lq)).images:
@@ -356,9 +356,9 @@ def test_learning_rates() -> None:
     assert [rate_factor(cosine, step) for step in (0, 9, 10)] == [0.1, 1.0, 1.0]
     assert rate_factor(cosine, 60) == pytest.approx(0.55)
     assert rate_factor(cosine, 110) == pytest.approx(0.1)
-    steps = Training(steps=100, decay="multistep", milestones=(0.5, 0.8), factor=0.5)
+    steps = Training(steps=100, lr_schedule="multistep", milestones=(0.5, 0.8), lr_gamma=0.5)
     assert [rate_factor(steps, step) for step in (0, 49, 50, 80)] == [1, 1, 0.5, 0.25]
-    assert rate_factor(Training(decay="constant"), 99) == 1
+    assert rate_factor(Training(lr_schedule="constant"), 99) == 1
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(pairs: Path, tmp_path: Path) -> None:
@@ -568,7 +568,7 @@ def test_two_stages_release_one_model_that_tells_of_its_codec(pairs: Path, laten
     validation = find_pairs(pairs / "val")
     metrics = read_header(latent / "model.safetensors").card.metrics
     gate = measured_gate(restore.codec, validation)
-    for name in ("reconstruction", "replaced", "kept"):
+    for name in ("reconstruction", "gt_latent", "lq_latent"):
         assert metrics[f"codec_{name}"] == round(getattr(gate, name), 2)
     scores = mean_scores([row.output for row, _ in evaluate(restore, validation)])
     assert metrics["val_psnr"] == round(scores.psnr, 2)
@@ -694,14 +694,14 @@ def test_fine_tuning_takes_the_codec_as_it_is(pairs: Path, latent: Path, tmp_pat
     for name, value in before.network.state_dict().items():
         torch.testing.assert_close(after.network.state_dict()[name], value, rtol=0, atol=1e-9)
     headers = [read_header(z / "model.safetensors") for z in (latent, tmp_path / "finer")]
-    assert headers[0].card.metrics["codec_replaced"] == headers[1].card.metrics["codec_replaced"]
+    assert headers[0].card.metrics["codec_gt_latent"] == headers[1].card.metrics["codec_gt_latent"]
     assert_same(load_file(tmp_path / "finer" / "codec" / "codec.safetensors"), before.codec.state_dict())
 
 
 def test_the_decoder_is_tuned_and_states_stay_what_they_are(
     pairs: Path, latent: Path, tmp_path: Path
 ) -> None:
-    tuned = {"training__tune": "decoder", "training__compare": "picture", "training__steps": 6}
+    tuned = {"training__trainable": "decoder", "training__compare": "picture", "training__steps": 6}
     train(recipe(pairs, LATENT, **tuned), tmp_path, latent)
     first, second = (refusion.load(run, "cpu") for run in (latent, tmp_path))
     assert_same(second.network.state_dict(), first.network.state_dict())

@@ -1,10 +1,10 @@
-"""Samplers of the library diffusers as rules."""
+"""Samplers of the library diffusers as solvers."""
 
 from typing import Any
 
 import torch
 
-from refusion.diffusion.sampling import Rule, Step
+from refusion.diffusion.sampling import Solver, StepContext
 from refusion.diffusion.sde import Batch, MeanRevertingSDE
 
 
@@ -13,11 +13,11 @@ def scheduler_betas(sde: MeanRevertingSDE) -> list[float]:
     return (1 - (sde.alphas[1:] / sde.alphas[:-1]) ** 2).tolist()
 
 
-def scheduler_rule(scheduler: Any) -> Rule:
+def scheduler_solver(scheduler: Any) -> Solver:
     """Return the rule of a scheduler of `diffusers`, applied to the residual in units of lambda.
 
     Build the scheduler with `trained_betas=scheduler_betas(sde)`; training time t is its timestep t - 1, and
-    its timesteps must be those of the sampling. It draws its own noise, not from `Step.draw`.
+    its timesteps must be those of the sampling. It draws its own noise, not from `StepContext.sample_noise`.
 
     Args:
         scheduler: has `config.prediction_type` ("sample", "epsilon" or "v_prediction"), `timesteps` and
@@ -27,7 +27,7 @@ def scheduler_rule(scheduler: Any) -> Rule:
         ValueError: raised by the rule at a time that is not among the scheduler's timesteps.
     """
 
-    def rule(step: Step) -> Batch:
+    def solver(step: StepContext) -> Batch:
         if step.t - 1 not in scheduler.timesteps:
             raise ValueError(
                 f"the scheduler's timesteps lack {step.t - 1}: give it those of the walk, less 1"
@@ -44,4 +44,4 @@ def scheduler_rule(scheduler: Any) -> Rule:
         moved: Batch = scheduler.step(output, step.t - 1, (step.x - step.mu) / unit).prev_sample
         return step.mu + unit * moved
 
-    return rule
+    return solver

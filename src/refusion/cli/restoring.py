@@ -117,8 +117,8 @@ def diffuse(
     values = {"schedule": schedule, "steps": steps, "noise_level": noise_level}
     sde = validated(Process, values, "diffuse").build()
     assert isinstance(sde, MeanRevertingSDE)
-    draw = (lambda: torch.zeros_like(mu)) if mean else noise_source(mu, seed)
-    states = bar(sde.forward(x0, mu, draw), "step", sde.steps + 1)
+    sample_noise = (lambda: torch.zeros_like(mu)) if mean else noise_source(mu, seed)
+    states = bar(sde.forward(x0, mu, sample_noise), "step", sde.steps + 1)
     frames = [clean.with_pixels(x[0]) for x in states]
     if out.suffix.lower() == ".gif":
         write_gif(frames, out)

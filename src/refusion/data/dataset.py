@@ -136,7 +136,7 @@ class TrainingSamples(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
         return lq, gt, torch.tensor(condition, dtype=torch.float32), i
 
     def _drawn(self, pair: Pair, rng: np.random.Generator) -> Drawn:
-        """Draw a window of a pair's pictures, with the degradation that `augment` chooses."""
+        """NoiseFn a window of a pair's pictures, with the degradation that `augment` chooses."""
         augment = self.augment
         kind = _chosen(rng.random(), augment)
         elsewhere = rng.random() < augment.scene and bool(self.scenes)
@@ -170,20 +170,20 @@ class TrainingSamples(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
     def _read(self, pair: Pair, rng: np.random.Generator) -> Drawn:
         """Read a random window of a pair's pictures."""
         views = pair.read()
-        lq, gt = self._view([self.enlarge(_stacked(views.lq)), _stacked(views.gt)], rng)
+        lq, gt = self._random_crop([self.enlarge(_stacked(views.lq)), _stacked(views.gt)], rng)
         return Drawn(lq, gt, views.condition)
 
     def _clean(self, pair: Pair, rng: np.random.Generator) -> Tensor:
         """Read a random window of the clean pictures of a pair."""
-        return self._view([_stacked(pair.clean())], rng)[0]
+        return self._random_crop([_stacked(pair.clean())], rng)[0]
 
     def _scene(self, views: int, rng: np.random.Generator) -> Tensor:
         """Read a random window of one of `scenes`, or of two views rendered from it."""
         clean = read(self.scenes[int(rng.integers(len(self.scenes)))]).tensor()
         scene = torch.stack(parallax(clean, rng)) if views > 1 else clean[None]
-        return self._view([scene], rng)[0]
+        return self._random_crop([scene], rng)[0]
 
-    def _view(self, pictures: Sequence[Tensor], rng: np.random.Generator) -> tuple[Tensor, ...]:
+    def _random_crop(self, pictures: Sequence[Tensor], rng: np.random.Generator) -> tuple[Tensor, ...]:
         """Cut the same random window out of pictures (views, 3, h, w), flipped and turned alike.
 
         A horizontal flip exchanges the left and the right view. Rows of two views must stay rows: they are

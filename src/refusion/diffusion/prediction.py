@@ -62,14 +62,14 @@ class ReverseStep(Prediction):
     """
 
     def clean(self, output: Batch, sde: SDE, x_t: Batch, mu: Batch, t: Time) -> Batch:
-        grow, kick = sde.euler(t, t - 1, mu)
+        state_coef, noise_coef = sde.euler(t, t - 1, mu)
         w_t, w_0, _ = sde.posterior(t, t - 1, mu)
-        return mu + ((grow - w_t) * (x_t - mu) - kick * output) / w_0
+        return mu + ((state_coef - w_t) * (x_t - mu) - noise_coef * output) / w_0
 
     def target(self, sde: SDE, x0: Batch, mu: Batch, t: Time, noise: Batch) -> Batch:
         x_t = sde.perturb(x0, mu, t, noise)
-        grow, kick = sde.euler(t, t - 1, mu)
-        return (grow * (x_t - mu) - (sde.posterior_mean(x_t, x0, mu, t, t - 1) - mu)) / kick
+        state_coef, noise_coef = sde.euler(t, t - 1, mu)
+        return (state_coef * (x_t - mu) - (sde.posterior_mean(x_t, x0, mu, t, t - 1) - mu)) / noise_coef
 
 
 PREDICTIONS: dict[str, Prediction] = {

@@ -1,7 +1,7 @@
 """Samplers of the reverse process.
 
-`sample` calls `denoise` once per step, and a rule computes the next state from the estimate of x0. A rule is
-any function of a `Step`; those of a user are used like the ones here.
+`sample` calls `denoise` once per step, and a solver computes the next state from the estimate of x0. A
+solver is any function of a `StepContext`; those of a user are used like the ones here.
 """
 
 import math
@@ -12,15 +12,15 @@ from typing import NamedTuple
 
 import torch
 
-from refusion.diffusion.sde import SDE, Batch, Draw
+from refusion.diffusion.sde import SDE, Batch, NoiseFn
 
 Denoise = Callable[[Batch, int], Batch]
 """Maps (x_t, t) to an estimate of x0."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """The input of a rule, which computes the state at time r < t from the state x at time t."""
+class StepContext:
+    """The input of a solver, which computes the state at time r < t from the state x at time t."""
 
     sde: SDE
     mu: Batch
@@ -29,7 +29,7 @@ class Step:
     r: int
     past: Sequence[tuple[int, Batch]]
     """Up to three pairs of a time and the estimate of x0 at it, latest first; past[0] is that of t."""
-    draw: Draw
+    sample_noise: NoiseFn
 
     @property
     def x0(self) -> Batch:
@@ -49,21 +49,27 @@ class State(NamedTuple):
     x0: Batch
 
 
-Rule = Callable[[Step], Batch]
+Solver = Callable[[StepContext], Batch]
 
 
 def sample(
-    denoise: Denoise, sde: SDE, x: Batch, mu: Batch, times: Sequence[int], rule: Rule, draw: Draw
+    denoise: Denoise,
+    sde: SDE,
+    x: Batch,
+    mu: Batch,
+    times: Sequence[int],
+    solver: Solver,
+    sample_noise: NoiseFn,
 ) -> Iterator[State]:
     """Yield the state after each step, from x, the state at times[0], down to times[-1], usually 0."""
     past: list[tuple[int, Batch]] = []
     for t, r in pairwise(times):
         past = [(t, denoise(x, t)), *past[:2]]
-        x = rule(Step(sde, mu, x, t, r, past, draw))
+        x = solver(StepContext(sde, mu, x, t, r, past, sample_noise))
         yield State(r, x, past[0][1])
 
 
-def posterior(eta: float = 1.0) -> Rule:
+def posterior(eta: float = 1.0) -> Solver:
     """Return the rule of ancestral sampling: eta = 1 draws from p(x_r | x_t, x0), eta = 0 is DDIM.
 
     y_r = alpha_r y_0 + sqrt(s_r^2 - rho^2) eps + rho z, where rho is eta times the standard deviation of
@@ -75,18 +81,18 @@ def posterior(eta: float = 1.0) -> Rule:
     if not 0 <= eta <= 1:
         raise ValueError(f"eta is {eta}: give a number from 0 (deterministic) to 1 (posterior)")
 
-    def rule(step: Step) -> Batch:
+    def solver(step: StepContext) -> Batch:
         if step.r == 0:
             return step.x0
         sde, mu, r = step.sde, step.mu, step.r
         rho = eta * sde.posterior(step.t, r, mu)[2]
         y = sde.signal(r, mu) * (step.x0 - mu) + torch.sqrt(sde.std(r, mu) ** 2 - rho**2) * step.noise
-        return mu + (y + rho * step.draw() if eta else y)
+        return mu + (y + rho * step.sample_noise() if eta else y)
 
-    return rule
+    return solver
 
 
-def exponential(order: int = 2, stochastic: bool = False) -> Rule:
+def exponential(order: int = 2, stochastic: bool = False) -> Solver:
     """Return the rule of a multistep exponential integrator on data prediction.
 
     DPM-Solver++ (Lu et al., arXiv 2211.01095) and its SDE form (MaRS, arXiv 2502.07856) for the residual:
@@ -100,7 +106,7 @@ def exponential(order: int = 2, stochastic: bool = False) -> Rule:
         raise ValueError(f"order is {order}: give 1, 2 or 3")
     speed = 2 if stochastic else 1
 
-    def rule(step: Step) -> Batch:
+    def solver(step: StepContext) -> Batch:
         if step.r == 0:
             return step.x0
         signal, s = step.sde.signals, step.sde.stds
@@ -119,25 +125,25 @@ def exponential(order: int = 2, stochastic: bool = False) -> Rule:
         keep = float(s[step.r] / s[step.t]) * math.exp(-(speed - 1) * h)
         y = keep * (step.x - step.mu) + float(signal[step.r]) * y_0
         if stochastic:
-            y = y + float(s[step.r]) * math.sqrt(-math.expm1(-2 * h)) * step.draw()
+            y = y + float(s[step.r]) * math.sqrt(-math.expm1(-2 * h)) * step.sample_noise()
         return step.mu + y
 
-    return rule
+    return solver
 
 
-def euler_maruyama(stochastic: bool = True) -> Rule:
+def euler_maruyama(stochastic: bool = True) -> Solver:
     """Return the rule of the papers' own sampler (IR-SDE), or of the Euler step of its ODE.
 
     The stochastic rule adds noise in the last step too, so even a perfect network leaves noise in the
     picture. A step over several training times uses the rate integrated over them.
     """
 
-    def rule(step: Step) -> Batch:
-        grow, kick = step.sde.euler(step.t, step.r, step.mu, stochastic)
-        x = step.mu + grow * (step.x - step.mu) - kick * step.noise
+    def solver(step: StepContext) -> Batch:
+        state_coef, noise_coef = step.sde.euler(step.t, step.r, step.mu, stochastic)
+        x = step.mu + state_coef * (step.x - step.mu) - noise_coef * step.noise
         if not stochastic:
             return x
         rate = step.sde.rate(step.t, step.r, step.mu)
-        return x - step.sde.noise_level * torch.sqrt(2 * rate) * step.draw()
+        return x - step.sde.noise_level * torch.sqrt(2 * rate) * step.sample_noise()
 
-    return rule
+    return solver

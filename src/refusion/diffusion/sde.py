@@ -21,7 +21,7 @@ Batch = Float[Tensor, "b c h w"]
 """Pictures or states of equal size."""
 Time = int | Int[Tensor, " b"]
 """A training time 0 ... T: one for all pictures of a batch, or one for each."""
-Draw = Callable[[], Batch]
+NoiseFn = Callable[[], Batch]
 """Returns a fresh field of unit normal noise, shaped like the state."""
 Weight = Float[Tensor, "#b 1 1 1"]
 """A factor of states: one for all of a batch, or one for each."""
@@ -72,11 +72,11 @@ class SDE(ABC):
         """
 
     @abstractmethod
-    def posterior(self, t: Time, r: Time, like: Batch) -> tuple[Weight, Weight, Weight]:
+    def posterior(self, t: Time, r: Time, ref: Batch) -> tuple[Weight, Weight, Weight]:
         """Return the weights of y_t and y_0 in the mean of p(x_r | x_t, x_0), and its standard deviation."""
 
     @abstractmethod
-    def euler(self, t: Time, r: Time, like: Batch, stochastic: bool = True) -> tuple[Weight, Weight]:
+    def euler(self, t: Time, r: Time, ref: Batch, stochastic: bool = True) -> tuple[Weight, Weight]:
         """Return the weights of y_t and -eps in the mean of the papers' Euler step from t to r.
 
         Args:
@@ -93,17 +93,17 @@ class SDE(ABC):
         """s_0 = 0 ... s_T, the standard deviations of the forward marginals (IR-SDE, proposition 3.1)."""
         return self.noise_level * torch.sqrt(1 - self.alphas**2)
 
-    def signal(self, t: Time, like: Batch) -> Weight:
-        """Return signal_t, shaped to multiply `like`."""
-        return _shaped(self.signals[_index(t)], like)
+    def signal(self, t: Time, ref: Batch) -> Weight:
+        """Return signal_t, shaped to multiply `ref`."""
+        return _shaped(self.signals[_index(t)], ref)
 
-    def std(self, t: Time, like: Batch) -> Weight:
-        """Return s_t, shaped to multiply `like`."""
-        return _shaped(self.stds[_index(t)], like)
+    def std(self, t: Time, ref: Batch) -> Weight:
+        """Return s_t, shaped to multiply `ref`."""
+        return _shaped(self.stds[_index(t)], ref)
 
-    def rate(self, t: Time, r: Time, like: Batch) -> Weight:
+    def rate(self, t: Time, r: Time, ref: Batch) -> Weight:
         """Return the integral of theta from r to t, theta_t dt if r = t - 1; sigma^2 is 2 lambda^2 of it."""
-        return _shaped(torch.log(self.alphas[_index(r)] / self.alphas[_index(t)]), like)
+        return _shaped(torch.log(self.alphas[_index(r)] / self.alphas[_index(t)]), ref)
 
     def perturb(self, x0: Batch, mu: Batch, t: Time, noise: Batch) -> Batch:
         """Return x_t for x_0 and unit normal noise (IR-SDE, proposition 3.1); exact for every t."""
@@ -114,7 +114,7 @@ class SDE(ABC):
         return (x_t - mu - self.signal(t, mu) * (x0 - mu)) / self.std(t, mu)
 
     def clean_from_noise(self, x_t: Batch, noise: Batch, mu: Batch, t: Time) -> Batch:
-        """Return the x0 with which perturb(x0, mu, t, noise) = x_t; errors grow by s_t / signal_t."""
+        """Return the x0 with which perturb(x0, mu, t, noise) = x_t; errors state_coef by s_t / signal_t."""
         return mu + (x_t - mu - self.std(t, mu) * noise) / self.signal(t, mu)
 
     def posterior_mean(self, x_t: Batch, x0: Batch, mu: Batch, t: Time, r: Time) -> Batch:
@@ -122,14 +122,14 @@ class SDE(ABC):
         w_t, w_0, _ = self.posterior(t, r, mu)
         return mu + w_t * (x_t - mu) + w_0 * (x0 - mu)
 
-    def _bridge(self, t: Time, r: Time, like: Batch) -> tuple[Weight, Weight, Weight]:
+    def _bridge(self, t: Time, r: Time, ref: Batch) -> tuple[Weight, Weight, Weight]:
         """Return `posterior` for a process that pulls the residual to 0 (IR-SDE, proposition 3.2)."""
         a_t, a_r = self.alphas[_index(t)], self.alphas[_index(r)]
         a = a_t / a_r
         w_t = a * (1 - a_r**2) / (1 - a_t**2)
         w_0 = a_r * (1 - a**2) / (1 - a_t**2)
         std = self.noise_level * torch.sqrt((1 - a_r**2) * (1 - a**2) / (1 - a_t**2))
-        return _shaped(w_t, like), _shaped(w_0, like), _shaped(std, like)
+        return _shaped(w_t, ref), _shaped(w_0, ref), _shaped(std, ref)
 
 
 class MeanRevertingSDE(SDE):
@@ -146,15 +146,15 @@ class MeanRevertingSDE(SDE):
         """Return x_T = mu + lambda z."""
         return mu + self.noise_level * noise
 
-    def posterior(self, t: Time, r: Time, like: Batch) -> tuple[Weight, Weight, Weight]:
-        return self._bridge(t, r, like)
+    def posterior(self, t: Time, r: Time, ref: Batch) -> tuple[Weight, Weight, Weight]:
+        return self._bridge(t, r, ref)
 
-    def euler(self, t: Time, r: Time, like: Batch, stochastic: bool = True) -> tuple[Weight, Weight]:
-        rate = self.rate(t, r, like)
+    def euler(self, t: Time, r: Time, ref: Batch, stochastic: bool = True) -> tuple[Weight, Weight]:
+        rate = self.rate(t, r, ref)
         score_factor = 2 if stochastic else 1
-        return 1 + rate, score_factor * self.noise_level**2 * rate / self.std(t, like)
+        return 1 + rate, score_factor * self.noise_level**2 * rate / self.std(t, ref)
 
-    def forward(self, x0: Batch, mu: Batch, draw: Draw, exact: bool = True) -> Iterator[Batch]:
+    def forward(self, x0: Batch, mu: Batch, sample_noise: NoiseFn, exact: bool = True) -> Iterator[Batch]:
         """Yield one path x_0 ... x_T, by exact transitions or by the papers' Euler-Maruyama steps."""
         x = x0
         yield x
@@ -162,7 +162,7 @@ class MeanRevertingSDE(SDE):
             rate = self.rate(t, t - 1, mu)
             keep = torch.exp(-rate) if exact else 1 - rate
             variance = -torch.expm1(-2 * rate) if exact else 2 * rate
-            x = mu + keep * (x - mu) + self.noise_level * torch.sqrt(variance) * draw()
+            x = mu + keep * (x - mu) + self.noise_level * torch.sqrt(variance) * sample_noise()
             yield x
 
 
@@ -198,20 +198,20 @@ class DenoisingSDE(SDE):
         """Return the picture itself: its noise is that of the state at `initial_time`."""
         return mu
 
-    def posterior(self, t: Time, r: Time, like: Batch) -> tuple[Weight, Weight, Weight]:
-        w_t, _, std = self._bridge(t, r, like)
+    def posterior(self, t: Time, r: Time, ref: Batch) -> tuple[Weight, Weight, Weight]:
+        w_t, _, std = self._bridge(t, r, ref)
         return w_t, 1 - w_t, std
 
-    def euler(self, t: Time, r: Time, like: Batch, stochastic: bool = True) -> tuple[Weight, Weight]:
-        score_factor = _shaped(self.alphas[_index(t)] ** 2, like) + (1 if stochastic else 0)
-        kick = score_factor * self.noise_level**2 * self.rate(t, r, like) / self.std(t, like)
-        return torch.ones_like(kick), kick
+    def euler(self, t: Time, r: Time, ref: Batch, stochastic: bool = True) -> tuple[Weight, Weight]:
+        score_factor = _shaped(self.alphas[_index(t)] ** 2, ref) + (1 if stochastic else 0)
+        noise_coef = score_factor * self.noise_level**2 * self.rate(t, r, ref) / self.std(t, ref)
+        return torch.ones_like(noise_coef), noise_coef
 
 
 def _index(t: Time) -> Time:
     return t.cpu() if isinstance(t, Tensor) else t
 
 
-def _shaped(value: Tensor, like: Batch) -> Weight:
-    """Return values of a table in the dtype and on the device of `like`; tables stay float64 on the CPU."""
-    return value.to(like.dtype).to(like.device).reshape(-1, 1, 1, 1)
+def _shaped(value: Tensor, ref: Batch) -> Weight:
+    """Return values of a table in the dtype and on the device of `ref`; tables stay float64 on the CPU."""
+    return value.to(ref.dtype).to(ref.device).reshape(-1, 1, 1, 1)

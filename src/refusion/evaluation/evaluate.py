@@ -80,32 +80,32 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Gate:
+class LatentSwapScores:
     """PSNR in dB of pictures decoded by a codec with weights; L is the latent, H are the features.
 
-    A diffusion of the latent can restore something only if `replaced` is well above `kept`.
+    A diffusion of the latent can restore something only if `gt_latent` is well above `lq_latent`.
     """
 
     reconstruction: float
     """D(L_lq, H_lq) against the degraded picture."""
-    replaced: float
+    gt_latent: float
     """D(L_gt, H_lq) against the clean picture."""
-    kept: float
+    lq_latent: float
     """D(L_lq, H_lq) against the clean picture."""
 
     @property
     def gain(self) -> float:
         """Gain of PSNR in dB by replacing the latent."""
-        return self.replaced - self.kept
+        return self.gt_latent - self.lq_latent
 
     def __str__(self) -> str:
         return (
             f"the degraded picture decodes to {self.reconstruction:.2f} dB of itself; the clean one is met "
-            f"at {self.kept:.2f} dB with the degraded one's latent, at {self.replaced:.2f} dB with its own"
+            f"at {self.lq_latent:.2f} dB with the degraded one's latent, {self.gt_latent:.2f} with its own"
         )
 
 
-S = TypeVar("S", Scores, Gate)
+S = TypeVar("S", Scores, LatentSwapScores)
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def mean_scores(scores: Sequence[S]) -> S:
 
 
 @torch.inference_mode()
-def replace_latent(codec: Codec, lq: Image, gt: Image) -> tuple[Gate, Image]:
+def replace_latent(codec: Codec, lq: Image, gt: Image) -> tuple[LatentSwapScores, Image]:
     """Return the gate of a pair, and D(L_gt, H_lq), its picture with the latent replaced."""
     device = next(codec.parameters()).device
     picture = lq.tensor()[None].to(device)
@@ -232,7 +232,7 @@ def replace_latent(codec: Codec, lq: Image, gt: Image) -> tuple[Gate, Image]:
         return lq.with_pixels(fitted.decode(mu, degraded.features, degraded.size)[0].clamp(0, 1))
 
     kept, replaced = decode(degraded.mu), decode(clean.mu)
-    return Gate(score(kept, lq).psnr, score(replaced, gt).psnr, score(kept, gt).psnr), replaced
+    return LatentSwapScores(score(kept, lq).psnr, score(replaced, gt).psnr, score(kept, gt).psnr), replaced
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:

@@ -143,6 +143,10 @@ def _header(file: Any, path: Path) -> Header:
         raise CheckpointError(f"{path}: a safetensors file without refusion's spec and card") from error
 
 
+_RENAMED = {"shrink": "downscale"}
+"""Arguments of networks that had other names in format 1."""
+
+
 def _from_format_1(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Return spec, card and recipe of format 1, in which the recipe has the spec's keys at its top level.
 
@@ -152,6 +156,8 @@ def _from_format_1(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     model = {key: recipe.pop(key) for key in ModelSpec.model_fields if key in recipe}
     sampling = model.pop("sampling", {})
     model["sampling"] = {f.name: sampling[f.name] for f in fields(Sampling) if f.name in sampling}
+    network = dict(model["network"])
+    model["network"] = {_RENAMED.get(key, key): value for key, value in network.items()}
     card = {"task": recipe.get("task", ""), **content["card"]}
     return model, card, {**recipe, "model": model}
 

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from refusion.nn.layers import LayerNorm
 
-SHRINKS = (1, 4)
+DOWNSCALES = (1, 4)
 """Factors by which the views are reduced before attention: not at all (NAFSSR), or by 4 (Refusion)."""
-LIKENESS = 2.0
+QK_INIT_GAIN = 2.0
 """Gain of the query and key projections of a fresh module. They start as a multiple of the identity, so that
 a position attends to those that look like it, sharply enough to stand out from the rest of the row."""
 SCORES = 2**24
@@ -24,27 +24,27 @@ class SCAM(nn.Module):
     positions that look alike.
 
     Args:
-        shrink: factor by which the views are reduced first. By 4, bicubic sampling reads blocks of exactly
+        downscale: factor by which the views are reduced first. By 4, bicubic sampling reads blocks of exactly
             4 x 4 and leaves out the rest at the ends. 1 keeps every position, and resolves shifts of one.
     """
 
-    def __init__(self, channels: int, shrink: int = 4) -> None:
+    def __init__(self, channels: int, downscale: int = 4) -> None:
         super().__init__()
-        c, self.shrink = channels, shrink
+        c, self.downscale = channels, downscale
         self.norm_l, self.norm_r = LayerNorm(c), LayerNorm(c)
         self.l_proj1, self.r_proj1 = nn.Conv2d(c, c, 1), nn.Conv2d(c, c, 1)
         self.l_proj2, self.r_proj2 = nn.Conv2d(c, c, 1), nn.Conv2d(c, c, 1)
         for projection in (self.l_proj1, self.r_proj1):
-            scaled_identity = {"weight": LIKENESS * torch.eye(c)[..., None, None], "bias": torch.zeros(c)}
+            scaled_identity = {"weight": QK_INIT_GAIN * torch.eye(c)[..., None, None], "bias": torch.zeros(c)}
             projection.load_state_dict(scaled_identity)
         self.beta = nn.Parameter(torch.zeros(1, c, 1, 1))
         self.gamma = nn.Parameter(torch.zeros(1, c, 1, 1))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return the views with features of each other; unchanged if a side is shorter than a block."""
-        if min(x.shape[-2:]) < self.shrink:
+        if min(x.shape[-2:]) < self.downscale:
             return x
-        small = F.interpolate(x, scale_factor=1 / self.shrink, mode="bicubic") if self.shrink > 1 else x
+        small = F.interpolate(x, scale_factor=1 / self.downscale, mode="bicubic") if self.downscale > 1 else x
         left, right = small[::2], small[1::2]
         q_l, q_r = _rows(self.l_proj1(self.norm_l(left))), _rows(self.r_proj1(self.norm_r(right)))
         to_left = attend(q_l, q_r, _rows(self.r_proj2(right)))
@@ -52,7 +52,7 @@ class SCAM(nn.Module):
         weights = torch.stack([self.beta, self.gamma], dim=1).to(x.dtype)
         added = weights * torch.stack([_picture(rows, left) for rows in (to_left, to_right)], dim=1)
         added = added.flatten(0, 1)
-        return x + (F.interpolate(added, size=x.shape[-2:], mode="nearest") if self.shrink > 1 else added)
+        return x + (F.interpolate(added, size=x.shape[-2:], mode="nearest") if self.downscale > 1 else added)
 
 
 def attend(

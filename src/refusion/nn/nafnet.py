@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from refusion.nn.cross_attention import SCAM, SHRINKS
+from refusion.nn.cross_attention import DOWNSCALES, SCAM
 from refusion.nn.layers import LayerNorm, SimpleGate, Sinusoid, pad_to_multiple
 from refusion.nn.network import Network
 from refusion.nn.pooling import Pool, local_mean, whole_mean
@@ -24,11 +24,11 @@ class NAFBlock(nn.Module):
     Args:
         time_width: width of the embedded time, and of the embedded condition.
         camera: the condition (the camera's lenses, in bokeh) scales and shifts the FFN half, too.
-        shrink: of the cross-attention between two views at the block's end, see `SCAM`; None for one view.
+        downscale: of the cross-attention between two views at the block's end, see `SCAM`; None for one view.
     """
 
     def __init__(
-        self, channels: int, time_width: int, camera: bool = False, shrink: int | None = None
+        self, channels: int, time_width: int, camera: bool = False, downscale: int | None = None
     ) -> None:
         super().__init__()
         c = channels
@@ -46,7 +46,7 @@ class NAFBlock(nn.Module):
         self.conv5 = nn.Conv2d(c, c, 1)
         self.beta = nn.Parameter(torch.zeros(1, c, 1, 1))
         self.gamma = nn.Parameter(torch.zeros(1, c, 1, 1))
-        self.fusion = SCAM(c, shrink) if shrink is not None else nn.Identity()
+        self.fusion = SCAM(c, downscale) if downscale is not None else nn.Identity()
 
     def forward(
         self,
@@ -96,7 +96,7 @@ class ConditionalNAFNet(Network):
             bokeh; 0 for a network without condition.
         stereo: the pictures 2i and 2i + 1 of every batch are the left and the right view of one scene,
             rectified and at the same time t; after every block each attends to the rows of the other.
-        shrink: factor by which the views are reduced before that attention, 4 as published or 1, see
+        downscale: factor by which the views are reduced before that attention, 4 as published or 1, see
             `SCAM`. On pixels unshuffled by 4, 1 is as fine as 4 on pixels.
         conditional: False for the denoising SDE, which has no mean: the network sees x_t alone and
             ignores mu.
@@ -106,7 +106,7 @@ class ConditionalNAFNet(Network):
 
     Raises:
         ValueError: unequal numbers of levels, an odd or small width, a negative number of conditions, a
-            `local` that is not height and width, or two views with a `shrink` other than 1 or 4.
+            `local` that is not height and width, or two views with a `downscale` other than 1 or 4.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class ConditionalNAFNet(Network):
         long_skip: bool = False,
         conditions: int = 0,
         stereo: bool = False,
-        shrink: int = 4,
+        downscale: int = 4,
         conditional: bool = True,
         local: Sequence[int] = (),
     ) -> None:
@@ -132,15 +132,15 @@ class ConditionalNAFNet(Network):
             raise ValueError(f"width is {width}: give an even number of at least 4")
         if conditions < 0:
             raise ValueError(f"conditions is {conditions}: give how many numbers there are, or 0")
-        if stereo and shrink not in SHRINKS:
-            raise ValueError(f"shrink is {shrink}: give one of {SHRINKS}")
+        if stereo and downscale not in DOWNSCALES:
+            raise ValueError(f"downscale is {downscale}: give one of {DOWNSCALES}")
         if local and (len(local) != 2 or min(local) < 1):
             raise ValueError(f"local is {tuple(local)}: give height and width of the states in training")
         self.long_skip, self.num_conditions, self.conditional = long_skip, conditions, conditional
         self.num_views = 2 if stereo else 1
         self.factor = 2 ** len(encoder)
         """Factor by which sides are reduced at the bottom; they are padded to multiples of it."""
-        grid = shrink if stereo else 1
+        grid = downscale if stereo else 1
         self.multiple = grid * self.factor
         self.local = tuple(local)
         self.pool = local_mean((local[0], local[1]), width, self.factor) if local else None
@@ -162,7 +162,7 @@ class ConditionalNAFNet(Network):
 
         def stage(blocks: int, c: int) -> Stage:
             return Stage(
-                NAFBlock(c, time_width, conditions > 0, shrink if stereo else None) for _ in range(blocks)
+                NAFBlock(c, time_width, conditions > 0, downscale if stereo else None) for _ in range(blocks)
             )
 
         widths = [width * 2**i for i in range(len(encoder) + 1)]
@@ -174,7 +174,7 @@ class ConditionalNAFNet(Network):
         )
         self.decoders = nn.ModuleList(stage(n, c) for n, c in zip(decoder, widths[-2::-1], strict=True))
         if conditions:
-            self._heed_conditions()
+            self._init_condition_mlps()
         self.modulations = [(6 if conditions else 4) * block.beta.numel() for block in self._blocks()]
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -182,7 +182,7 @@ class ConditionalNAFNet(Network):
         """Return all blocks in the order in which a picture passes them."""
         return [block for stage in (*self.encoders, self.middle_blks, *self.decoders) for block in stage]
 
-    def _heed_conditions(self) -> None:
+    def _init_condition_mlps(self) -> None:
         """Initialise the condition MLPs with LeCun's normal weights.
 
         A condition then changes the output of a block by about a quarter. With torch's own weights it would

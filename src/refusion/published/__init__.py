@@ -13,9 +13,9 @@ from refusion.published.networks import (
     Denoiser,
     Hidden,
     build,
-    ours,
+    from_published,
     shapes,
-    theirs,
+    to_published,
 )
 
 __all__ = [
@@ -30,10 +30,10 @@ __all__ = [
     "Inferred",
     "Weights",
     "build",
+    "from_published",
     "infer",
-    "ours",
     "read",
     "shapes",
-    "theirs",
+    "to_published",
     "unwrap",
 ]

@@ -79,7 +79,7 @@ def exported(restorer: Restorer, spec: ModelSpec) -> list[Exported]:
 
 def _part(network: nn.Module, where: str, described: Mapping[str, Any]) -> Exported:
     """Return a network, if the published class inferred from its tensors has the same arguments."""
-    tensors = published.theirs(network)
+    tensors = published.to_published(network)
     inferred = published.infer(tensors)
     arguments = {name: value for name, value in described.items() if name != "name"}
     differing = []
@@ -87,7 +87,7 @@ def _part(network: nn.Module, where: str, described: Mapping[str, Any]) -> Expor
         settings = {**inferred.settings, "task": task, "train_size": arguments.get("local", ())}
         if "long_skip" in arguments:
             settings["long_skip"] = arguments["long_skip"]
-        _, theirs = published.ours(inferred.cls, settings)
+        _, theirs = published.from_published(inferred.cls, settings)
         differing = [name for name, value in arguments.items() if _plain(theirs[name]) != _plain(value)]
         if not differing:
             return Exported(inferred.cls, inferred.settings, tensors)

@@ -39,7 +39,7 @@ class Imported(NamedTuple):
 class _Part(NamedTuple):
     path: Path
     weights: Weights
-    told: Inferred
+    inferred: Inferred
 
 
 def imported(files: Sequence[str | Path], task: str | None = None, **known: Any) -> Imported:
@@ -82,22 +82,22 @@ def _read(path: Path) -> _Part:
 
 def _roles(parts: Sequence[_Part]) -> tuple[_Part, _Part | None]:
     """Return the network and the autoencoder."""
-    codecs = [part for part in parts if part.told.cls == "UNet"]
-    networks = [part for part in parts if part.told.cls != "UNet"]
+    codecs = [part for part in parts if part.inferred.cls == "UNet"]
+    networks = [part for part in parts if part.inferred.cls != "UNet"]
     if not networks:
         raise CheckpointError(f"{codecs[0].path}: an autoencoder; give the network of its latents, too")
     for several in (networks, codecs):
         if len(several) > 1:
             names = " and ".join(str(part.path) for part in several)
             raise CheckpointError(
-                f"{names}: {several[0].told.cls} each; give one network and its autoencoder"
+                f"{names}: {several[0].inferred.cls} each; give one network and its autoencoder"
             )
     return networks[0], codecs[0] if codecs else None
 
 
 def _task(part: _Part, task: str | None) -> str:
-    fitting = part.told.facts
-    tasks = published.TABLES[part.told.cls]
+    fitting = part.inferred.facts
+    tasks = published.TABLES[part.inferred.cls]
     if task is None and len(fitting) > 1:
         raise CheckpointError(f"{part.path}: fits {', '.join(fitting)}; choose one with --task")
     task = task or next(iter(fitting))
@@ -112,17 +112,17 @@ def _facts(part: _Part, task: str, known: dict[str, Any]) -> Facts:
         if name not in names:
             raise TypeError(f"unknown fact {name}{hint(name, names)}: there are {', '.join(names)}")
     for name in ("long_skip", "local"):
-        if known.get(name) and part.told.cls != "ConditionalNAFNet":
+        if known.get(name) and part.inferred.cls != "ConditionalNAFNet":
             raise CheckpointError(
-                f"{part.path}: {part.told.cls} has no such variant; leave out {OPTIONS[name]}"
+                f"{part.path}: {part.inferred.cls} has no such variant; leave out {OPTIONS[name]}"
             )
-    return replace(part.told.facts.get(task, published.TABLES[part.told.cls][task]), **known)
+    return replace(part.inferred.facts.get(task, published.TABLES[part.inferred.cls][task]), **known)
 
 
 def _network(part: _Part, task: str, facts: Facts) -> tuple[Network, dict[str, Any]]:
     """Return our network, with its name and arguments."""
-    settings = {**part.told.settings, "task": task}
-    if part.told.cls == "ConditionalNAFNet":
+    settings = {**part.inferred.settings, "task": task}
+    if part.inferred.cls == "ConditionalNAFNet":
         settings |= {"long_skip": facts.long_skip, "train_size": facts.local}
     return _built(part, settings, "network")
 
@@ -137,7 +137,7 @@ def _codec(
         return None, {"name": "Pixels", "bounded": False, "channels": 3}
     if partner is None:
         raise CheckpointError(f"{part.path}: {task} works in latents; give their autoencoder with --partner")
-    codec, described = _built(partner, partner.told.settings, "codec")
+    codec, described = _built(partner, partner.inferred.settings, "codec")
     for name, value in published.AS_THEY_ARE.items():
         codec.get_buffer(name).fill_(value)
     return codec, {**described, "channels": described["latent_channels"]}
@@ -145,8 +145,8 @@ def _codec(
 
 def _built(part: _Part, settings: dict[str, Any], name: str) -> tuple[Any, dict[str, Any]]:
     try:
-        kind, arguments = published.ours(part.told.cls, settings)
-        built = published.build(part.told.cls, settings, part.weights.tensors)
+        kind, arguments = published.from_published(part.inferred.cls, settings)
+        built = published.build(part.inferred.cls, settings, part.weights.tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{part.path}: {error}") from error
     return getattr(built, name), {"name": kind.__name__, **arguments}
@@ -180,14 +180,14 @@ def _card(parts: Sequence[_Part], task: str) -> Card:
 
 
 def _read_as(part: _Part) -> str:
-    settings = ", ".join(f"{name} {value}" for name, value in part.told.settings.items())
-    return f"{part.path}: {part.weights.what}; {part.told.cls}, {settings}"
+    settings = ", ".join(f"{name} {value}" for name, value in part.inferred.settings.items())
+    return f"{part.path}: {part.weights.what}; {part.inferred.cls}, {settings}"
 
 
 def _taken(part: _Part, task: str, facts: Facts, known: dict[str, Any]) -> list[str]:
     """Return a line for each fact that was assumed as published, with the option that overrides it."""
     relevant = ["noise_level", "steps", "delta", "schedule"]
-    if part.told.cls == "ConditionalNAFNet":
+    if part.inferred.cls == "ConditionalNAFNet":
         relevant.append("long_skip")
     if facts.enlarge > 1:
         relevant += ["enlarge", "mode"]

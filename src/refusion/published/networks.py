@@ -92,7 +92,7 @@ class Autoencoder(nn.Module):
         return self.decode(*self.encode(image))
 
 
-def ours(cls: str, settings: Settings) -> tuple[type[nn.Module], dict[str, Any]]:
+def from_published(cls: str, settings: Settings) -> tuple[type[nn.Module], dict[str, Any]]:
     """Return our class for a published one, and its arguments.
 
     Args:
@@ -113,7 +113,7 @@ def shapes(cls: str, settings: Settings) -> dict[str, Shape]:
     """Return the names and shapes of the tensors of a published network, in published order.
 
     Raises:
-        CheckpointError: see `ours`; or our class refuses a setting.
+        CheckpointError: see `from_published`; or our class refuses a setting.
     """
     network, names = _unfilled(cls, settings)
     return _shapes(network, names)
@@ -125,7 +125,7 @@ def build(cls: str, settings: Settings, state_dict: Mapping[str, Tensor]) -> Den
     Our network is the attribute `network` of the result, or `codec` of an autoencoder.
 
     Args:
-        cls, settings: see `ours`.
+        cls, settings: see `from_published`.
         state_dict: the weights under published names.
 
     Raises:
@@ -147,7 +147,7 @@ def build(cls: str, settings: Settings, state_dict: Mapping[str, Tensor]) -> Den
     return _KINDS[cls].call(network.eval())
 
 
-def theirs(network: nn.Module) -> dict[str, Tensor]:
+def to_published(network: nn.Module) -> dict[str, Tensor]:
     """Return the tensors of one of our networks under published names, in published order.
 
     Raises:
@@ -163,7 +163,7 @@ def theirs(network: nn.Module) -> dict[str, Tensor]:
 
 def _unfilled(cls: str, settings: Settings) -> tuple[nn.Module, dict[str, str]]:
     """Return our network on "meta", and our names of its tensors by published name, in published order."""
-    kind, arguments = ours(cls, settings)
+    kind, arguments = from_published(cls, settings)
     try:
         with torch.device("meta"):
             network = kind(**arguments)
@@ -201,7 +201,7 @@ def _nafnet(settings: Settings) -> dict[str, Any]:
         "long_skip": settings.get("long_skip", REFUSION[task].long_skip),
         "conditions": 3 if task == "latent-bokeh" else 0,
         "stereo": task == "stereo-sr",
-        "shrink": 4,
+        "downscale": 4,
         "conditional": task != "denoising-sde",
         "local": tuple(settings.get("train_size", ())[-2:]),
     }

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from refusion.diffusion.sampling import Rule, euler_maruyama, exponential, posterior
+from refusion.diffusion.sampling import Solver, euler_maruyama, exponential, posterior
 from refusion.errors import Notice, hint
 from refusion.imaging.image import Image, format_sizes
 from refusion.restoring.tiling import TilingPolicy
@@ -17,7 +17,7 @@ Mask = Shaped[np.ndarray, "h w"]
 Std = Float[np.ndarray, "h w"]
 """Standard deviation over samples at each pixel, as the root mean square over the colours."""
 
-SAMPLERS: dict[str, Callable[[float], Rule]] = {
+SAMPLERS: dict[str, Callable[[float], Solver]] = {
     "posterior": posterior,
     "ode-1": lambda eta: exponential(1),
     "ode-2": lambda eta: exponential(2),
@@ -37,7 +37,7 @@ class Sampling:
 
     Args:
         steps: number of steps, each a call of the network, 1 ... T.
-        sampler: a name in `SAMPLERS`, or a `Rule`.
+        sampler: a name in `SAMPLERS`, or a `Solver`.
         eta: 0 (deterministic) ... 1 (posterior); for the sampler "posterior" only.
         seed: seed of all noise.
 
@@ -46,7 +46,7 @@ class Sampling:
     """
 
     steps: int = 5
-    sampler: str | Rule = "posterior"
+    sampler: str | Solver = "posterior"
     eta: float = 1.0
     seed: int = 0
 
@@ -60,7 +60,7 @@ class Sampling:
             raise ValueError(f"eta is {self.eta}: give 0 to 1, and with the sampler 'posterior' only")
 
     @property
-    def rule(self) -> Rule:
+    def solver(self) -> Solver:
         return SAMPLERS[self.sampler](self.eta) if isinstance(self.sampler, str) else self.sampler
 
 
@@ -144,7 +144,7 @@ class Options(TypedDict, total=False):
     """The keywords of `Restorer.request`: fields of `Sampling`, `Request` and `Limits`."""
 
     steps: int
-    sampler: str | Rule
+    sampler: str | Solver
     eta: float
     seed: int
     condition: tuple[float, ...]

@@ -15,7 +15,7 @@ from torch import Tensor
 from refusion.diffusion.prediction import Prediction
 from refusion.diffusion.sampling import Denoise, State, sample
 from refusion.diffusion.schedule import timesteps
-from refusion.diffusion.sde import SDE, Batch, Draw
+from refusion.diffusion.sde import SDE, Batch, NoiseFn
 from refusion.errors import Cancelled, Notice, RefusionWarning, Report
 from refusion.imaging.analysis import estimate_noise_std, vertical_offset
 from refusion.imaging.arrays import ImageLike, as_image
@@ -111,7 +111,7 @@ class Restorer:
         millions = sum(p.numel() for part in (self.network, self.codec) for p in part.parameters()) / 1e6
         kinds = f"{type(self.network).__name__} on {type(self.codec).__name__}"
         sampler = self.sampling.sampler
-        name = sampler if isinstance(sampler, str) else getattr(sampler, "__name__", "a rule")
+        name = sampler if isinstance(sampler, str) else getattr(sampler, "__name__", "a solver")
         walk = f"{self.sampling.steps} steps of {name}"
         return f"Restorer({self.name}: {kinds}, {millions:.1f} M parameters, {walk}, {self.device})"
 
@@ -275,11 +275,11 @@ class Restorer:
         self, walk: _Walk, sampling: Sampling, condition: tuple[float, ...], cancel: Cancel | None
     ) -> Iterator[State]:
         mu = walk.encoded.mu
-        draw = noise_source(mu, sampling.seed)
-        start = self.sde.initial_state(mu, draw())
+        sample_noise = noise_source(mu, sampling.seed)
+        start = self.sde.initial_state(mu, sample_noise())
         times = timesteps(self.sde.steps, sampling.steps, walk.first)
         denoise = self._denoiser(walk, times, condition, cancel)
-        yield from sample(denoise, self.sde, start, mu, times, sampling.rule, draw)
+        yield from sample(denoise, self.sde, start, mu, times, sampling.solver, sample_noise)
 
     def _denoiser(
         self, walk: _Walk, times: Sequence[int], condition: tuple[float, ...], cancel: Cancel | None
@@ -325,7 +325,7 @@ def _unchanged(sources: Sequence[Image], restored: Sequence[Image]) -> Iterator[
             yield Notice("unchanged", "nothing changed; is this a picture for this model?", "warning")
 
 
-def noise_source(ref: Batch, seed: int) -> Draw:
+def noise_source(ref: Batch, seed: int) -> NoiseFn:
     """Return a function that draws unit normal noise like `ref`, equal for its pictures on every device."""
     generator = torch.Generator().manual_seed(seed)
     return lambda: torch.randn(ref.shape[1:], generator=generator).to(ref).expand(ref.shape)

@@ -62,7 +62,7 @@ def cost(recipe: Recipe) -> Cost:
 
         macs, saved_second = _count(second, predict)
         trained = list(network.parameters())
-        if second.tune == "decoder":
+        if second.trainable == "decoder":
             network.requires_grad_(False)
             trained = list(codec.decoding())
             for weight in trained:

@@ -31,9 +31,9 @@ def rate_factor(training: Loop, step: int) -> float:
     if step < training.warmup:
         return (step + 1) / training.warmup
     progress = (step - training.warmup) / max(1, training.steps - training.warmup)
-    if training.decay == "cosine":
+    if training.lr_schedule == "cosine":
         floor = training.final_learning_rate / training.learning_rate
         return floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
-    if training.decay == "multistep":
-        return training.factor ** sum(step >= m * training.steps for m in training.milestones)
+    if training.lr_schedule == "multistep":
+        return training.lr_gamma ** sum(step >= m * training.steps for m in training.milestones)
     return 1.0

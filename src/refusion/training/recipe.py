@@ -56,8 +56,8 @@ class Loop(Settings):
         batch: samples per process and step.
         accumulate: batches per optimizer step.
         optimizer: with `learning_rate`, `betas` and `weight_decay`.
-        decay: learning-rate schedule after `warmup` steps of linear rise: "cosine" down to
-            `final_learning_rate`; "multistep", multiplied by `factor` at each of `milestones` (fractions
+        lr_schedule: learning-rate schedule after `warmup` steps of linear rise: "cosine" down to
+            `final_learning_rate`; "multistep", multiplied by `lr_gamma` at each of `milestones` (fractions
             of the run); "constant".
         clip: largest norm of the gradient.
         ema: decay of the averaged weights, which are validated and released.
@@ -65,8 +65,8 @@ class Loop(Settings):
         validate_every: optimizer steps between validations, at least 2; `steps` is a multiple of it.
         save_every: optimizer steps between checkpoints to resume from.
         keep: how many of the best checkpoints are kept.
-        collapse: fall of the validation PSNR in dB below its best at which the run is rolled back to the
-            best checkpoint.
+        rollback_drop_db: fall of the validation PSNR in dB below its best at which the run is rolled back to
+            the best checkpoint.
         workers: processes that read pictures.
         seed: of the order of the data, the augmentation, the times t and the noise.
     """
@@ -78,18 +78,18 @@ class Loop(Settings):
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     betas: tuple[Fractional, Fractional] = (0.9, 0.99)
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    decay: Literal["cosine", "multistep", "constant"] = "cosine"
+    lr_schedule: Literal["cosine", "multistep", "constant"] = "cosine"
     warmup: Annotated[int, Field(ge=0)] = 0
     final_learning_rate: Annotated[float, Field(ge=0)] = 1e-7
     milestones: tuple[Fractional, ...] = (0.3, 0.6, 0.85)
-    factor: Annotated[float, Field(gt=0, le=1)] = 0.5
+    lr_gamma: Annotated[float, Field(gt=0, le=1)] = 0.5
     clip: Annotated[float, Field(gt=0)] = 1.0
     ema: Fractional = 0.995
     precision: Literal["32", "bf16"] = "32"
     validate_every: Annotated[int, Field(ge=2)] = 1000
     save_every: PositiveInt = 500
     keep: PositiveInt = 2
-    collapse: Annotated[float, Field(gt=0)] = 3.0
+    rollback_drop_db: Annotated[float, Field(gt=0)] = 3.0
     workers: Annotated[int, Field(ge=0)] = 1
     seed: int = 0
 
@@ -126,24 +126,24 @@ class Training(Loop):
     Args:
         compare: what the loss compares, see `refusion.diffusion.objective`.
         loss: "l1", the papers' absolute error, or "l2", squared.
-        terminal: probability that a sample is trained at t = T instead of a uniform t; the first
+        p_terminal: probability that a sample is trained at t = T instead of a uniform t; the first
             step of sampling is always at t = T.
-        tune: the trained weights: "network", or "decoder", those of the codec's decoder; for the latter
+        trainable: the trained weights: "network", or "decoder", those of the codec's decoder; for the latter
             `compare` must be "picture".
-        release: type of the released weights; "float16" halves the file.
+        weights_dtype: type of the released weights; "float16" halves the file.
     """
 
     compare: Compare = "output"
     loss: Loss = "l1"
-    terminal: Annotated[float, Field(ge=0, le=1)] = 0.0
-    tune: Literal["network", "decoder"] = "network"
-    release: Literal["float32", "float16"] = "float32"
+    p_terminal: Annotated[float, Field(ge=0, le=1)] = 0.0
+    trainable: Literal["network", "decoder"] = "network"
+    weights_dtype: Literal["float32", "float16"] = "float32"
 
     @model_validator(mode="after")
     def _decoded(self) -> "Training":
-        if self.tune == "decoder" and self.compare != "picture":
+        if self.trainable == "decoder" and self.compare != "picture":
             raise ValueError(
-                f'tune is "decoder" and compare "{self.compare}": only "picture" sees what it decodes'
+                f'trainable is "decoder" and compare "{self.compare}": only "picture" sees what it decodes'
             )
         return self
 
@@ -223,13 +223,28 @@ def parse(values: Mapping[str, Any], source: str, overrides: Mapping[str, Any] |
     return validated(Recipe, merged, source)
 
 
+_RENAMED = {
+    "decay": "lr_schedule",
+    "factor": "lr_gamma",
+    "collapse": "rollback_drop_db",
+    "tune": "trainable",
+    "release": "weights_dtype",
+    "terminal": "p_terminal",
+}
+"""Keys of the loop that had other names when the first models were made."""
+
+
 def from_provenance(header: Header) -> Recipe:
     """Return the recipe by which a model was trained.
 
     Raises:
         RecipeError: the recipe is of another version, and does not fit this version's settings.
     """
-    return validated(Recipe, {**header.recipe, "card": header.card.model_dump()}, str(header.path))
+    recipe = {**header.recipe, "card": header.card.model_dump()}
+    for part in ("codec_training", "training"):
+        if isinstance(values := recipe.get(part), Mapping):
+            recipe[part] = {_RENAMED.get(key, key): value for key, value in values.items()}
+    return validated(Recipe, recipe, str(header.path))
 
 
 class _Made(Settings):

@@ -73,7 +73,7 @@ def _fine_tuned(recipe: Recipe, start: str | Path) -> Restorer:
         was, now = getattr(header.spec, part), getattr(recipe.model, part)
         expected = now
         if getattr(was, "stereo", None) is False and getattr(now, "stereo", None) is True:
-            expected = now.model_copy(update={"stereo": False, "shrink": was.shrink})
+            expected = now.model_copy(update={"stereo": False, "downscale": was.downscale})
         if was != expected:
             raise RecipeError(f"{part} of {start} is {was}, of the recipe {now}: fine-tuning changes neither")
     return checkpoint.load(header, "cpu")

@@ -15,7 +15,7 @@ from refusion.data.dataset import TrainingSamples
 from refusion.data.pairs import Pair
 from refusion.diffusion.objective import diffusion_loss, replacing_loss
 from refusion.errors import DataError, RefusionError
-from refusion.evaluation.evaluate import Gate, evaluate, mean_scores, replace_latent
+from refusion.evaluation.evaluate import LatentSwapScores, evaluate, mean_scores, replace_latent
 from refusion.imaging.arrays import from_array
 from refusion.imaging.image import Image
 from refusion.imaging.resize import Enlarge
@@ -75,7 +75,7 @@ class CodecStage(Stage):
         views = list(_replaced(self.ema, pair, self.recipe.model.enlarge))
         mean = mean_scores([gate for gate, _ in views])
         _, shown = views[0]
-        return {"psnr": mean.replaced, **_prefixed(mean)}, shown
+        return {"psnr": mean.gt_latent, **_prefixed(mean)}, shown
 
     def finish(self, fabric: Fabric) -> dict[str, float]:
         """Load the best weights into the codec, and measure the gate.
@@ -102,7 +102,9 @@ class CodecStage(Stage):
                 "restore nothing. In another folder train the codec longer, with skip_dropout, more "
                 "replacing or fewer codec.skips; or lower the gate"
             )
-        return _prefixed(gate) if recipe.training.tune == "network" else {}  # of the codec that is released
+        return (
+            _prefixed(gate) if recipe.training.trainable == "network" else {}
+        )  # of the codec that is released
 
 
 class Parts(nn.Module):
@@ -113,13 +115,13 @@ class Parts(nn.Module):
         self.network: Network = network
         self.codec: Codec = codec
 
-    def trained(self, tune: str) -> Iterator[nn.Parameter]:
-        """Yield the weights that `training.tune` names."""
-        yield from self.codec.decoding() if tune == "decoder" else self.network.parameters()
+    def trained(self, trainable: str) -> Iterator[nn.Parameter]:
+        """Yield the weights that `training.trainable` names."""
+        yield from self.codec.decoding() if trainable == "decoder" else self.network.parameters()
 
 
 class DiffusionStage(Stage):
-    """The training of the network on states of a codec, or of the codec's decoder (`training.tune`).
+    """The training of the network on states of a codec, or of the codec's decoder (`training.trainable`).
 
     After each validation that is the best so far it releases the model, with a card.
     """
@@ -129,7 +131,7 @@ class DiffusionStage(Stage):
 
     def __init__(self, restorer: Restorer, recipe: Recipe, out: Path, measured: dict[str, float]) -> None:
         parts = Parts(restorer.network, restorer.codec).requires_grad_(False)
-        for weight in parts.trained(recipe.training.tune):
+        for weight in parts.trained(recipe.training.trainable):
             weight.requires_grad_(True)
         super().__init__(parts, recipe.training, recipe, out)
         self.restorer = replace(restorer, network=self.ema.network, codec=self.ema.codec)
@@ -156,7 +158,7 @@ class DiffusionStage(Stage):
         random: dict[str, Any] = {"generator": generator, "device": mu.device}
         scenes = len(condition)
         t = torch.randint(1, sde.steps + 1, (scenes,), **random)
-        t = torch.where(torch.rand(scenes, **random) < training.terminal, sde.steps, t)
+        t = torch.where(torch.rand(scenes, **random) < training.p_terminal, sde.steps, t)
         noise = torch.randn((scenes, *mu.shape[1:]), **random)
         # The views of a scene share time and noise, as in restoration.
         views = len(mu) // scenes
@@ -189,7 +191,7 @@ class DiffusionStage(Stage):
         validation = {"val_psnr": round(scores["psnr"], 2), "val_ssim": round(scores["ssim"], 4)}
         metrics = {**self.recipe.card.metrics, **validation, **self.measured}
         card = self.recipe.card.model_copy(update={"task": self.recipe.task, "metrics": metrics})
-        dtype = getattr(torch, self.recipe.training.release)
+        dtype = getattr(torch, self.recipe.training.weights_dtype)
         file, spec = self.out / checkpoint.MODEL, self.recipe.model
         checkpoint.save(file, self.restorer, spec, card, self.recipe.provenance(), dtype)
 
@@ -200,12 +202,12 @@ def stages(recipe: Recipe) -> list[type[CodecStage] | type[DiffusionStage]]:
     return [CodecStage, DiffusionStage] if has_weights else [DiffusionStage]
 
 
-def measured_gate(codec: Codec, pairs: Sequence[Pair], enlarge: Enlarge = Enlarge()) -> Gate:
+def measured_gate(codec: Codec, pairs: Sequence[Pair], enlarge: Enlarge = Enlarge()) -> LatentSwapScores:
     """Return the mean gate over pairs."""
     return mean_scores([gate for pair in pairs for gate, _ in _replaced(codec, pair, enlarge)])
 
 
-def _replaced(codec: Codec, pair: Pair, enlarge: Enlarge) -> Iterator[tuple[Gate, list[Image]]]:
+def _replaced(codec: Codec, pair: Pair, enlarge: Enlarge) -> Iterator[tuple[LatentSwapScores, list[Image]]]:
     """Yield the gate of every view, and its degraded, replaced and clean pictures."""
     views = pair.read()
     for lq, gt in zip(views.lq, views.gt, strict=True):
@@ -214,5 +216,5 @@ def _replaced(codec: Codec, pair: Pair, enlarge: Enlarge) -> Iterator[tuple[Gate
         yield gate, [entered, replaced, gt]
 
 
-def _prefixed(gate: Gate) -> dict[str, float]:
+def _prefixed(gate: LatentSwapScores) -> dict[str, float]:
     return {f"codec_{name}": round(value, 2) for name, value in asdict(gate).items()}

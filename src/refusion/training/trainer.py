@@ -174,7 +174,7 @@ def _select(
     dropped: list[tuple[float, str]] = []
     if psnr > best and fabric.is_global_zero:
         stage.release(scores)
-    if not psnr > best - stage.loop.collapse:
+    if not psnr > best - stage.loop.rollback_drop_db:
         _roll_back(stage, optimizer, file, f"from {best:.2f} to {psnr:.2f} dB at step {at.step}")
     elif len(at.best) < stage.loop.keep or psnr > at.best[-1][0]:
         name = f"best-step={at.step}.ckpt"
