@@ -112,7 +112,7 @@ class Restorer:
         kinds = f"{type(self.network).__name__} on {type(self.codec).__name__}"
         sampler = self.sampling.sampler
         name = sampler if isinstance(sampler, str) else getattr(sampler, "__name__", "a solver")
-        walk = f"{self.sampling.steps} steps of {name}"
+        walk = f"steps={self.sampling.steps}, sampler={name}"
         return f"Restorer({self.name}: {kinds}, {millions:.1f} M parameters, {walk}, {self.device})"
 
     def __call__(self, image: ImageLike, **options: Unpack[Options]) -> Image:
