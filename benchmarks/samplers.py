@@ -13,9 +13,10 @@ import torch
 
 import refusion
 from refusion.data.pairs import find_pairs
+from refusion.diffusion.sampling import SAMPLERS
 from refusion.evaluation.evaluate import score
 from refusion.evaluation.metrics import psnr, ssim
-from refusion.restoring.request import SAMPLERS, Options
+from refusion.restoring.request import Options
 from refusion.restoring.restorer import Restorer
 
 STEPS = (1, 2, 5, 10, 20, 100)

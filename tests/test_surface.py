@@ -16,6 +16,7 @@ import yaml
 
 import refusion
 from refusion.data.dataset import Augment
+from refusion.diffusion.sampling import SAMPLERS
 from refusion.diffusion.schedule import SCHEDULES
 from refusion.evaluation.perceptual import METRICS
 from refusion.evaluation.perceptual import load as load_metrics
@@ -23,7 +24,7 @@ from refusion.imaging.arrays import from_array
 from refusion.imaging.formats import write
 from refusion.models.checkpoint import bundled_models
 from refusion.models.spec import CODECS, NETWORKS
-from refusion.restoring.request import SAMPLERS, Sampling
+from refusion.restoring.request import Sampling
 from refusion.training.recipe import DEGRADATIONS, Loop, parse
 
 ROOT = Path(__file__).parents[1]

@@ -10,12 +10,12 @@ from terminal import Run, assert_written, described, loaded, make_pairs, one_lin
 
 import refusion
 from refusion import cli
+from refusion.diffusion.sampling import SAMPLERS
 from refusion.evaluation import perceptual
 from refusion.evaluation.evaluate import PROTOCOLS
 from refusion.evaluation.perceptual import METRICS, Perceptual
 from refusion.imaging.formats import read
 from refusion.imaging.lens import Lens, condition
-from refusion.restoring.request import SAMPLERS
 from refusion.training.recipe import parse
 
 

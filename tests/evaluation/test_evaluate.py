@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from refusion.data.pairs import Pair
 from refusion.diffusion.prediction import Clean
+from refusion.diffusion.sampling import SAMPLERS
 from refusion.diffusion.sde import MeanRevertingSDE
 from refusion.errors import Notice
 from refusion.evaluation.evaluate import (
@@ -37,7 +38,7 @@ from refusion.imaging.resize import Enlarge
 from refusion.nn.network import Network
 from refusion.nn.pooling import Pool, whole_mean
 from refusion.restoring.codec import Codec, Encoded, Pixels
-from refusion.restoring.request import SAMPLERS, Progress, Request, Result, Sampling
+from refusion.restoring.request import Progress, Request, Result, Sampling
 from refusion.restoring.restorer import Restorer
 
 INFINITE = float("inf")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from refusion.data.degradation import Example
 from refusion.diffusion.objective import diffusion_loss
 from refusion.diffusion.prediction import PREDICTIONS, Clean
-from refusion.diffusion.sampling import Solver, StepContext
+from refusion.diffusion.sampling import SAMPLERS, Solver, StepContext
 from refusion.diffusion.schedule import SCHEDULES
 from refusion.errors import RecipeError
 from refusion.imaging.image import Image
@@ -24,7 +24,6 @@ from refusion.models.spec import CODECS, NETWORKS, ModelSpec
 from refusion.nn.network import Network
 from refusion.nn.pooling import Pool, whole_mean
 from refusion.restoring.codec import Codec, Encoded
-from refusion.restoring.request import SAMPLERS
 from refusion.restoring.restorer import Restorer
 from refusion.training.recipe import DEGRADATIONS, Recipe, parse
 from tiny import SMALLEST

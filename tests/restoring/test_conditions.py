@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from refusion.diffusion.sampling import SAMPLERS
 from refusion.diffusion.sde import MeanRevertingSDE
-from refusion.restoring.request import SAMPLERS, Sampling
+from refusion.restoring.request import Sampling
 from refusion.restoring.restorer import Restorer
 from restorers import TILED, ask, photo, said, small_restorer
 

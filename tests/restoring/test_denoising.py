@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from refusion.diffusion.prediction import Clean
+from refusion.diffusion.sampling import SAMPLERS
 from refusion.diffusion.schedule import SCHEDULES, make_alphas, timesteps
 from refusion.diffusion.sde import DenoisingSDE, MeanRevertingSDE
 from refusion.imaging.analysis import estimate_noise_std
 from refusion.nn.network import Network
 from refusion.nn.pooling import Pool, whole_mean
 from refusion.restoring.codec import Pixels
-from refusion.restoring.request import SAMPLERS, Sampling
+from refusion.restoring.request import Sampling
 from refusion.restoring.restorer import Restorer
 from restorers import ask, said
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from torch import Tensor
 
+from refusion.diffusion.sampling import SAMPLERS
 from refusion.diffusion.sde import MeanRevertingSDE
 from refusion.imaging.arrays import from_array
 from refusion.imaging.resize import Enlarge
 from refusion.nn.nafnet import ConditionalNAFNet
 from refusion.nn.pooling import Pool, whole_mean
 from refusion.restoring.codec import Pixels
-from refusion.restoring.request import SAMPLERS, Sampling
+from refusion.restoring.request import Sampling
 from refusion.restoring.restorer import Restorer
 from restorers import ask, photo, small_restorer
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from refusion.diffusion.prediction import PREDICTIONS, Clean, Prediction
-from refusion.diffusion.sampling import StepContext, posterior
+from refusion.diffusion.sampling import SAMPLERS, StepContext, posterior
 from refusion.diffusion.sde import MeanRevertingSDE
 from refusion.errors import ImageError, Report
 from refusion.imaging.arrays import from_array
@@ -20,7 +20,7 @@ from refusion.nn.network import Network
 from refusion.nn.pooling import Pool, whole_mean
 from refusion.restoring.codec import Codec, Pixels, Pyramid
 from refusion.restoring.latent_unet import LatentUNet
-from refusion.restoring.request import SAMPLERS, Sampling
+from refusion.restoring.request import Sampling
 from refusion.restoring.restorer import Restorer
 from refusion.restoring.tiling import DEFAULT_MIN_TILE, ignore
 from restorers import TILED, ask, said, small_restorer

@@ -8,12 +8,13 @@ import pytest
 import skimage.data
 import torch
 
+from refusion.diffusion.sampling import SAMPLERS
 from refusion.diffusion.sde import MeanRevertingSDE
 from refusion.errors import RefusionWarning
 from refusion.imaging.arrays import from_array
 from refusion.imaging.resize import Enlarge
 from refusion.restoring.codec import Codec
-from refusion.restoring.request import SAMPLERS, Sampling
+from refusion.restoring.request import Sampling
 from refusion.restoring.restorer import Restorer
 from refusion.restoring.tiling import TilingPolicy
 from restorers import ask, said, small_restorer

@@ -24,6 +24,7 @@ import refusion
 from refusion.data.dataset import TrainingSamples
 from refusion.data.degradation import Example
 from refusion.data.pairs import Pair, find_pairs
+from refusion.diffusion.sampling import SAMPLERS
 from refusion.diffusion.schedule import SCHEDULES
 from refusion.errors import CheckpointError, DataError, RecipeError, RefusionError
 from refusion.evaluation.evaluate import evaluate, mean_scores
@@ -34,7 +35,6 @@ from refusion.models.spec import CODECS, NETWORKS
 from refusion.nn.network import Network
 from refusion.nn.pooling import Pool, whole_mean
 from refusion.restoring.codec import Codec, Encoded
-from refusion.restoring.request import SAMPLERS
 from refusion.training.optimizer import make_optimizer, rate_factor
 from refusion.training.recipe import DEGRADATIONS, Recipe, Training, degradation_of, from_provenance, parse
 from refusion.training.run import train

@@ -147,3 +147,17 @@ def euler_maruyama(stochastic: bool = True) -> Solver:
         return x - step.sde.noise_level * torch.sqrt(2 * rate) * step.sample_noise()
 
     return solver
+
+
+SAMPLERS: dict[str, Callable[[float], Solver]] = {
+    "posterior": posterior,
+    "ode-1": lambda eta: exponential(1),
+    "ode-2": lambda eta: exponential(2),
+    "ode-3": lambda eta: exponential(3),
+    "sde-1": lambda eta: exponential(1, stochastic=True),
+    "sde-2": lambda eta: exponential(2, stochastic=True),
+    "sde-3": lambda eta: exponential(3, stochastic=True),
+    "euler-maruyama": lambda eta: euler_maruyama(),
+    "euler-ode": lambda eta: euler_maruyama(stochastic=False),
+}
+"""Samplers by name. One of your own: `SAMPLERS["mine"] = lambda eta: my_sampler()`."""

@@ -27,7 +27,7 @@ class Protocol:
 
     Args:
         border: pixels that are cropped on each side.
-        sampler: a name in `refusion.restoring.request.SAMPLERS`.
+        sampler: a name in `refusion.diffusion.sampling.SAMPLERS`.
         headline: colour space of the published scores.
     """
 

@@ -1,4 +1,7 @@
-"""Means for channel attention: over the whole picture, or over a window around each position."""
+"""Means for channel attention: over the whole picture, or over a window around each position.
+
+In tiles, `restoring/tiling.py` measures the means of the whole picture and hands them in.
+"""
 
 from collections.abc import Callable
 

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from refusion.diffusion.sampling import Solver, euler_maruyama, exponential, posterior
+from refusion.diffusion.sampling import SAMPLERS, Solver
 from refusion.errors import Notice, hint
 from refusion.imaging.image import Image, format_sizes
 from refusion.restoring.tiling import TilingPolicy
@@ -16,19 +16,6 @@ Mask = Shaped[np.ndarray, "h w"]
 """1 in the holes of a picture, 0 where it is kept."""
 Std = Float[np.ndarray, "h w"]
 """Standard deviation over samples at each pixel, as the root mean square over the colours."""
-
-SAMPLERS: dict[str, Callable[[float], Solver]] = {
-    "posterior": posterior,
-    "ode-1": lambda eta: exponential(1),
-    "ode-2": lambda eta: exponential(2),
-    "ode-3": lambda eta: exponential(3),
-    "sde-1": lambda eta: exponential(1, stochastic=True),
-    "sde-2": lambda eta: exponential(2, stochastic=True),
-    "sde-3": lambda eta: exponential(3, stochastic=True),
-    "euler-maruyama": lambda eta: euler_maruyama(),
-    "euler-ode": lambda eta: euler_maruyama(stochastic=False),
-}
-"""Samplers by name. One of your own: `SAMPLERS["mine"] = lambda eta: my_sampler()`."""
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,7 @@ class TiledNetwork(Network):
 
     def _fill(self, output: Tensor, x_t: Tensor, mu: Tensor, t: Tensor, embedding: Tensor) -> None:
         """Write the prediction for one scene to `output`, tile by tile."""
-        means = self._measure(x_t, mu, t, embedding)
+        means = self._measure_means(x_t, mu, t, embedding)
         bands = self.num_views > 1
 
         def work(rows: Window, columns: Window) -> None:
@@ -238,7 +238,7 @@ class TiledNetwork(Network):
 
         self.tiles.sweep((x_t.shape[-2], x_t.shape[-1]), self.margin, self.multiple, work, bands)
 
-    def _measure(self, x_t: Tensor, mu: Tensor, t: Tensor, embedding: Tensor) -> list[Tensor]:
+    def _measure_means(self, x_t: Tensor, mu: Tensor, t: Tensor, embedding: Tensor) -> list[Tensor]:
         """Return the means of each view over all patches, in the order in which the network takes them."""
         means: list[Tensor] = []
 
