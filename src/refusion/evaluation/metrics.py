@@ -1,4 +1,7 @@
-"""PSNR and SSIM as in the literature, of arrays in [0, 1]."""
+"""PSNR and SSIM as in the literature, of arrays in [0, 1].
+
+`Scores` in `evaluate.py` are made of these. Metrics that `--metric` names are in `METRICS` in `perceptual.py`.
+"""
 
 import numpy as np
 import torch
