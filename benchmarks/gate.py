@@ -13,7 +13,7 @@ import torch
 
 from refusion.training.recipe import load_yaml
 from refusion.training.stages import CodecStage, measured_gate
-from refusion.training.trainer import fit
+from refusion.training.trainer import fit, make_fabric
 
 PLAIN = ["model.codec.skips=null", "codec_training.skip_dropout=0"]
 SETTINGS = {
@@ -33,15 +33,16 @@ def main() -> None:
     steps = sys.argv[3] if len(sys.argv) > 3 else "500"
     loop = [f"codec_training.{key}={steps}" for key in ("steps", "validate_every")]
     loop.append("codec_training.gate=-.inf")  # is measured, and stops nothing
-    rows = ["| setting | reconstruction | kept | replaced | gain |", "|---|---|---|---|---|"]
+    fabric = make_fabric(devices=1)
+    rows = ["| setting | reconstruction | LQ's latent | GT's latent | gain |", "|---|---|---|---|---|"]
     for name, changes in SETTINGS.items():
         described = load_yaml(recipe, [f"data.folder={pairs}", *loop, *PLAIN, *changes])
         torch.manual_seed(described.training.seed)
         with tempfile.TemporaryDirectory() as folder:
             restorer = described.model.build()
             stage = CodecStage(restorer, described, Path(folder), {})
-            fit(stage, None, 1)
-            stage.finish()
+            fit(stage, fabric)
+            stage.finish(fabric)
             gate = measured_gate(restorer.codec, described.pairs(Path(pairs) / "val"))
         numbers = (gate.reconstruction, gate.lq_latent, gate.gt_latent, gate.gain)
         rows.append("| " + " | ".join([name, *(f"{number:.2f}" for number in numbers)]) + " |")

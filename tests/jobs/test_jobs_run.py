@@ -398,3 +398,18 @@ def test_a_picture_that_is_gone_when_its_turn_comes_is_an_outcome(restorer: Rest
     Path("in/1.png").unlink()
     (gone,) = outcomes
     assert gone.error.startswith(f"{Path('in/1.png')} does not exist")
+
+
+def test_a_failed_job_tells_what_was_noticed_before(
+    restorer: Restorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that the picture was cut into tiles before memory ended."""
+    photo("in/large.png", height=45 * 2, width=60 * 2)
+
+    def ends(*args: Any, **rest: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(type(restorer.network), "forward", ends)
+    (outcome,) = run([Job((Path("in/large.png"),), (Path("out/large.png"),))], restorer, {"policy": TILED})
+    assert outcome.status == "failed"
+    assert [notice.key for notice in outcome.notices][0] == "network-tiled"

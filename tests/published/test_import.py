@@ -18,7 +18,7 @@ from refusion.errors import CheckpointError
 from refusion.imaging.arrays import from_array
 from refusion.imaging.formats import read, write
 from refusion.models import checkpoint
-from refusion.published.export import exported, to_published
+from refusion.published.export import exported, write_published
 from refusion.published.import_ import imported
 from refusion.restoring.restorer import noise_source
 from refusion.training.recipe import parse
@@ -115,7 +115,7 @@ def test_a_model_is_saved_and_given_back_to_the_bit(tmp_path: Path, kind: str) -
     checkpoint.save(tmp_path / "model.safetensors", model.restorer, model.spec, model.card)
     for suffix in (".pth", ".safetensors"):
         out = tmp_path / "back" / f"g{suffix}"
-        said = to_published(tmp_path / "model.safetensors", out)
+        said = write_published(tmp_path / "model.safetensors", out)
         assert len(said) == 1 + len(found)
         for path, back in zip(found, (out, out.with_stem("g-autoencoder")), strict=False):
             before, after = published.read(path).tensors, published.read(back).tensors

@@ -55,7 +55,8 @@ def evaluate(
     from refusion.training.recipe import degradation_of
 
     header = read_header(resolve(model))
-    pairs = find_pairs(data, degradation_of(header), header.spec.enlarge.factor, header.spec.check)
+    degradation = None if (data / "lq").is_dir() else degradation_of(header)  # files need none
+    pairs = find_pairs(data, degradation, header.spec.enlarge.factor, header.spec.check)
     restorer = load(header, device)
     margin, options = _measured_as(protocol, border, sampling.options(), restorer.sde.steps)
     perceptual = load_metrics(metric, restorer.device)
@@ -66,7 +67,8 @@ def evaluate(
     told: Sequence[Notice] = ()
     for row, restored in bar(measured, "picture", len(pairs)):
         rows.append(row)
-        for notice in row.notices if row.notices is not told else ():  # the views of a scene share them
+        new = [] if row.notices is told else row.notices  # the views of a scene share theirs
+        for notice in (notice for notice in new if notice.key != "unchanged"):
             complain(f"{row.name}: {notice}")
         told = row.notices
         if save:

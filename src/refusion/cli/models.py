@@ -88,7 +88,7 @@ def export(model: str, *, out: Out, to: Literal["published", "onnx", "hub"]) -> 
     from refusion.published import export as published
 
     writers: dict[str, Callable[[str, Path], Iterable[object]]] = {
-        "published": published.to_published,
+        "published": published.write_published,
         "onnx": onnx.to_onnx,
         "hub": lambda model, folder: [hub.save_pretrained(model, folder)],
     }

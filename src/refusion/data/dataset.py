@@ -136,7 +136,7 @@ class TrainingSamples(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
         return lq, gt, torch.tensor(condition, dtype=torch.float32), i
 
     def _drawn(self, pair: Pair, rng: np.random.Generator) -> Drawn:
-        """NoiseFn a window of a pair's pictures, with the degradation that `augment` chooses."""
+        """Draw a window of a pair's pictures, with the degradation that `augment` chooses."""
         augment = self.augment
         kind = _chosen(rng.random(), augment)
         elsewhere = rng.random() < augment.scene and bool(self.scenes)

@@ -114,7 +114,7 @@ class SDE(ABC):
         return (x_t - mu - self.signal(t, mu) * (x0 - mu)) / self.std(t, mu)
 
     def clean_from_noise(self, x_t: Batch, noise: Batch, mu: Batch, t: Time) -> Batch:
-        """Return the x0 with which perturb(x0, mu, t, noise) = x_t; errors state_coef by s_t / signal_t."""
+        """Return the x0 with which perturb(x0, mu, t, noise) = x_t; errors grow by s_t / signal_t."""
         return mu + (x_t - mu - self.std(t, mu) * noise) / self.signal(t, mu)
 
     def posterior_mean(self, x_t: Batch, x0: Batch, mu: Batch, t: Time, r: Time) -> Batch:

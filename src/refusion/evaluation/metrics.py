@@ -1,6 +1,6 @@
 """PSNR and SSIM as in the literature, of arrays in [0, 1].
 
-`Scores` in `evaluate.py` are made of these. Metrics that `--metric` names are in `METRICS` in `perceptual.py`.
+`Scores` in `evaluate.py` are made of these. Metrics that `--metric` names are in `perceptual.py`: `METRICS`.
 """
 
 import numpy as np

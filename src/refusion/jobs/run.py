@@ -85,12 +85,13 @@ def run(
         if number and output.trajectory is not None:
             raise ValueError("trajectory needs a single job: its GIF would be written again and again")
         began = time.perf_counter()
+        notices: list[Notice] = []
         try:
             images = _read(job)
             mask = _mask(job, images[0], hole_colour)
             request = restorer.request(*images, **_options(options, mask, output))
             step = functools.partial(progress, job) if progress else None
-            result = restorer.run(request, step, cancel)
+            result = restorer.run(request, step, cancel, notices.append)
             _write(job, request, result, output, restorer)
         except (
             ImageError,
@@ -100,11 +101,11 @@ def run(
         ) as error:  # torch's lack of memory is the last
             line = first_line(error)
             text = line if isinstance(error, ImageError) else f"{job.sources[0]}: {line}"
-            yield Outcome(job, "failed", text, seconds=time.perf_counter() - began)
+            yield Outcome(job, "failed", text, tuple(notices), time.perf_counter() - began)
         else:
             megapixels = sum(image.size[0] * image.size[1] for image in images) / 1e6
             seconds = time.perf_counter() - began
-            yield Outcome(job, "restored", "", result.notices, seconds, megapixels)
+            yield Outcome(job, "restored", "", tuple(notices), seconds, megapixels)
 
 
 def _read(job: Job) -> list[Image]:

@@ -11,8 +11,7 @@ import yaml
 from refusion.errors import CheckpointError, RefusionError, first_line
 from refusion.files import atomic
 from refusion.models import checkpoint
-from refusion.models.checkpoint import MODEL, Header
-from refusion.restoring.restorer import Restorer
+from refusion.models.checkpoint import MODEL, Header, Model
 
 README = "README.md"
 
@@ -40,7 +39,7 @@ def save_pretrained(model: str | Path, folder: str | Path) -> Path:
     return folder
 
 
-def from_pretrained(model: str | Path, device: str | torch.device | None = None) -> Restorer:
+def from_pretrained(model: str | Path, device: str | torch.device | None = None) -> Model:
     """Load a model from a folder, a file, a bundled name, or by "owner/name" from the hub.
 
     Files have precedence, and "owner/name" is not looked up on the hub if there is a folder "owner".

@@ -26,7 +26,7 @@ class Exported(NamedTuple):
     tensors: dict[str, Tensor]
 
 
-def to_published(model: str | Path, out: str | Path) -> list[str]:
+def write_published(model: str | Path, out: str | Path) -> list[str]:
     """Write the state dict of a model's network and, for a latent model, that of its autoencoder.
 
     Args:

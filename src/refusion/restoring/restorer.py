@@ -143,6 +143,7 @@ class Restorer:
         request: Request,
         progress: Callable[[Progress], object] | None = None,
         cancel: Cancel | None = None,
+        report: Report = ignore,
     ) -> Result:
         """Answer a request.
 
@@ -150,15 +151,23 @@ class Restorer:
             request: see `Restorer.request`.
             progress: called after every step.
             cancel: called before every step; True ends the restoration.
+            report: called with each notice as it arises; the result has them all.
 
         Raises:
             ValueError: see `check`.
             Cancelled: `cancel` returned True.
         """
         self.check(request)
-        notices = [*_rectification(request.images)]
+        notices: list[Notice] = []
+
+        def note(notice: Notice) -> None:
+            notices.append(notice)
+            report(notice)
+
+        for notice in _rectification(request.images):
+            note(notice)
         scene = self._scene(request)
-        walk = self._prepare(scene.tensor().to(self.device), request, notices.append)
+        walk = self._prepare(scene.tensor().to(self.device), request, note)
         total = request.samples * (len(timesteps(self.sde.steps, request.sampling.steps, walk.first)) - 1)
         several = scene.sources if request.samples > 1 else ()
         ensembles = [Ensemble(source.pixels.shape) for source in several]
@@ -172,13 +181,14 @@ class Restorer:
                     trajectory += decode()
                 if progress is not None:
                     progress(Progress(next(done), total, decode))
-            images = tuple(trajectory[-1:]) or decode()
+            images = (trajectory[-1],) if request.trajectory else decode()
             for ensemble, image in zip(ensembles, images, strict=False):
                 ensemble.add(image.pixels)
         if ensembles:
             means = zip(scene.sources, ensembles, strict=True)
             images = tuple(source.with_pixels(ensemble.mean) for source, ensemble in means)
-        notices += _unchanged(scene.sources, images)
+        for notice in _unchanged(scene.sources, images):
+            note(notice)
         stds = tuple(ensemble.std for ensemble in ensembles)
         return Result(images, stds, tuple(trajectory), tuple(notices))
 
@@ -226,7 +236,7 @@ class Restorer:
         if request.mask is not None or request.samples > 1 or request.trajectory:
             raise ValueError("a batch takes no mask, samples or trajectory: restore its pictures one by one")
         self.check(request, len(lq) if len(lq) % views else views)
-        walk = self._prepare(self.enlarge(lq), request, ignore)
+        walk = self._prepare(self.enlarge(lq), request, _warn)
         *_, last = self._states(walk, request.sampling, request.condition, None)
         return walk.decode(last)
 
@@ -240,12 +250,13 @@ class Restorer:
     def _prepare(self, lq: Float[Tensor, "b 3 h w"], request: Request, report: Report) -> _Walk:
         lq = lq.contiguous()  # the memory format changes the last bits of the result
         limits = request.limits
-        memory = limits.memory or free_memory(self.device)
-        codec = codec_with_tiling(self.codec, lq, memory, limits.tile, limits.policy, report)
+        free = limits.memory or free_memory(self.device)
+        codec = codec_with_tiling(self.codec, lq, free, limits.tile, limits.policy, report)
         encoded = codec.encode(lq)
         reduced = max(encoded.mu.shape[-2:]) / max(lq.shape[-2:])
         tile = limits.tile and round(limits.tile * reduced)
-        network = with_tiling(self.network, encoded.mu, memory, tile, limits.policy, report)
+        free = limits.memory or free_memory(self.device)  # encoding took some of it
+        network = with_tiling(self.network, encoded.mu, free, tile, limits.policy, report)
         return _Walk(
             codec, encoded, network, self.sde.initial_time(self._noise_std(lq, request.sigma, report))
         )
@@ -302,6 +313,12 @@ class Restorer:
 
 def _decode(scene: _Scene, walk: _Walk, state: State) -> tuple[Image, ...]:
     return scene.images(walk.decode(state))
+
+
+def _warn(notice: Notice) -> None:
+    """Issue a notice that is a warning as Python's."""
+    if notice.level == "warning":
+        warnings.warn(notice.text, RefusionWarning, stacklevel=4)
 
 
 def _warned(result: Result) -> tuple[Image, ...]:
