@@ -29,9 +29,9 @@ def test_a_lens_is_its_name(maker: str, focal: int, f_number: float) -> None:
 
 @given(st.sampled_from(LENSES))
 def test_a_stopped_down_lens_has_the_larger_number_on_the_side_of_its_maker(lens: Lens) -> None:
-    wider = Lens(lens.maker, lens.focal, lens.f_number / 2)
+    wider = Lens(lens.brand, lens.focal, lens.f_number / 2)
     assert abs(wider.number) < abs(lens.number)
-    assert math.copysign(1, wider.number) == math.copysign(1, lens.number) == SIGNS[lens.maker]
+    assert math.copysign(1, wider.number) == math.copysign(1, lens.number) == SIGNS[lens.brand]
 
 
 # ---- published numbers

@@ -412,4 +412,4 @@ def test_a_failed_job_tells_what_was_noticed_before(
     monkeypatch.setattr(type(restorer.network), "forward", ends)
     (outcome,) = run([Job((Path("in/large.png"),), (Path("out/large.png"),))], restorer, {"policy": TILED})
     assert outcome.status == "failed"
-    assert [notice.key for notice in outcome.notices][0] == "network-tiled"
+    assert next(notice.key for notice in outcome.notices) == "network-tiled"

@@ -171,7 +171,7 @@ def _kernels(
     y, x = torch.meshgrid(offsets, offsets, indexing="ij")
     sector = 2 * math.pi / BLADES
     polygon = math.cos(sector / 2) / torch.cos(torch.atan2(y, x) % sector - sector / 2)
-    outline = torch.lerp(polygon, torch.ones(()), ROUNDNESS[lens.maker])
+    outline = torch.lerp(polygon, torch.ones(()), ROUNDNESS[lens.brand])
     aperture = radius * outline - torch.hypot(x, y)
     opening = radius * max(lens.f_number / WIDEST, 1)
     right, down = CUT * opening * place[..., None, None]

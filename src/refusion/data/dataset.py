@@ -225,22 +225,22 @@ def _order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
     return tuple(np.random.default_rng((seed, epoch)).permutation(count).tolist())
 
 
-def _chosen(chance: float, how: Augment) -> str:
+def _chosen(chance: float, augment: Augment) -> str:
     """Return the kind of sample that `chance` in [0, 1) chooses; "" for the pair as it is."""
     for kind in ("borrow", "strength", "clean", "synthetic"):
-        chance -= getattr(how, kind)
+        chance -= getattr(augment, kind)
         if chance < 0:
             return kind
     return ""
 
 
-def _degrade(gt: Tensor, like: Drawn, strength: float, veil: bool) -> Tensor:
+def _degrade(gt: Tensor, ref: Drawn, strength: float, veil: bool) -> Tensor:
     """Apply the degradation of one sample to another clean picture: a power of its ratio lq / gt, or with
     `veil` of its ratio of darkness (1 - lq) / (1 - gt)."""
     if veil:
-        return 1 - _degrade(1 - gt, like._replace(lq=1 - like.lq, gt=1 - like.gt), strength, veil=False)
+        return 1 - _degrade(1 - gt, ref._replace(lq=1 - ref.lq, gt=1 - ref.gt), strength, veil=False)
     dark = 0.02  # the ratio of black to black is 1
-    ratio = ((like.lq + dark) / (like.gt + dark)).clamp(0.05, 1.3)
+    ratio = ((ref.lq + dark) / (ref.gt + dark)).clamp(0.05, 1.3)
     smooth = F.avg_pool2d(ratio, 3, 1, 1, count_include_pad=False)
     return (gt + dark) * smooth**strength - dark
 

@@ -51,8 +51,8 @@ def diffusion_loss(
     return _mean_error(reverse_mean, sde.posterior_mean(x_t, x0, mu, t, t - 1), loss)
 
 
-def _mean_error(given: Tensor, wanted: Tensor, loss: Loss) -> Float[Tensor, ""]:
-    return F.l1_loss(given, wanted) if loss == "l1" else F.mse_loss(given, wanted)
+def _mean_error(output: Tensor, target: Tensor, loss: Loss) -> Float[Tensor, ""]:
+    return F.l1_loss(output, target) if loss == "l1" else F.mse_loss(output, target)
 
 
 def replacing_loss(

@@ -16,12 +16,12 @@ class Lens:
     """A lens and its aperture.
 
     Args:
-        maker: Canon or Sony.
+        brand: Canon or Sony.
         focal: focal length in mm.
         f_number: focal length divided by the diameter of the aperture.
     """
 
-    maker: str
+    brand: str
     focal: int
     f_number: float
 
@@ -30,7 +30,7 @@ class Lens:
         """Return the lens of a name of the challenge, as Canon50mmf1.4BS; `str` is the inverse.
 
         Raises:
-            DataError: the name has another form, or an unknown maker.
+            DataError: the name has another form, or an unknown brand.
         """
         match = re.fullmatch(rf"({'|'.join(SIGNS)})([1-9]\d*)mmf(\d+(?:\.\d+)?)BS", name, re.ASCII)
         if match is None or not float(match[3]):
@@ -38,15 +38,15 @@ class Lens:
         return Lens(match[1], int(match[2]), float(match[3]))
 
     def __str__(self) -> str:
-        return f"{self.maker}{self.focal}mmf{float(self.f_number)}BS"
+        return f"{self.brand}{self.focal}mmf{float(self.f_number)}BS"
 
     @property
     def number(self) -> float:
         """The lens as a number, as published models expect it: ten times the f-number, negative for Canon."""
-        return SIGNS[self.maker] * self.f_number * 10
+        return SIGNS[self.brand] * self.f_number * 10
 
 
-LENSES = tuple(Lens(maker, 50, f_number) for maker in SIGNS for f_number in (1.4, 1.8, 2.8, 16.0))
+LENSES = tuple(Lens(brand, 50, f_number) for brand in SIGNS for f_number in (1.4, 1.8, 2.8, 16.0))
 
 
 def condition(source: Lens, target: Lens, disparity: float) -> tuple[float, float, float]:

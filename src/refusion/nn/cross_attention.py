@@ -71,5 +71,5 @@ def _rows(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "rows 1 w c"]:
     return x.permute(0, 2, 3, 1).flatten(0, 1)[:, None]
 
 
-def _picture(rows: Float[Tensor, "rows 1 w c"], like: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    return rows.reshape(len(like), -1, *rows.shape[-2:]).permute(0, 3, 1, 2)
+def _picture(rows: Float[Tensor, "rows 1 w c"], ref: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    return rows.reshape(len(ref), -1, *rows.shape[-2:]).permute(0, 3, 1, 2)

@@ -87,13 +87,15 @@ def _part(network: nn.Module, where: str, described: Mapping[str, Any]) -> Expor
         settings = {**inferred.settings, "task": task, "train_size": arguments.get("local", ())}
         if "long_skip" in arguments:
             settings["long_skip"] = arguments["long_skip"]
-        _, theirs = published.from_published(inferred.cls, settings)
-        differing = [name for name, value in arguments.items() if _plain(theirs[name]) != _plain(value)]
+        _, published_arguments = published.from_published(inferred.cls, settings)
+        differing = [
+            name for name, value in arguments.items() if _plain(published_arguments[name]) != _plain(value)
+        ]
         if not differing:
             return Exported(inferred.cls, inferred.settings, tensors)
     name = differing[0]
     value = f"{where}.{name} is {described[name]}"
-    raise CheckpointError(f"{value}, and published {inferred.cls} has {theirs[name]}; {REMEDY}")
+    raise CheckpointError(f"{value}, and published {inferred.cls} has {published_arguments[name]}; {REMEDY}")
 
 
 def _plain(value: object) -> object:

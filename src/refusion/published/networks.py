@@ -106,7 +106,7 @@ def from_published(cls: str, settings: Settings) -> tuple[type[nn.Module], dict[
     """
     if cls not in _KINDS:
         raise CheckpointError(f"class {cls}{hint(cls, _KINDS)}: there are {', '.join(_KINDS)}")
-    return _KINDS[cls].ours, _KINDS[cls].arguments(settings)
+    return _KINDS[cls].cls, _KINDS[cls].arguments(settings)
 
 
 def shapes(cls: str, settings: Settings) -> dict[str, Shape]:
@@ -153,7 +153,7 @@ def to_published(network: nn.Module) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the class of the network was not published.
     """
-    names = {kind.ours: kind.names for kind in _KINDS.values()}
+    names = {kind.cls: kind.names for kind in _KINDS.values()}
     if type(network) not in names:
         published = ", ".join(kind.__name__ for kind in names)
         raise CheckpointError(f"{type(network).__name__} was never published; {published} were")
@@ -276,7 +276,7 @@ def _nafnet_names(network: ConditionalNAFNet) -> dict[str, str]:
 class _Kind(NamedTuple):
     """Our class for a published one: its arguments, the names of its tensors, and its wrapper."""
 
-    ours: type[nn.Module]
+    cls: type[nn.Module]
     arguments: Callable[[Settings], dict[str, Any]]
     names: Callable[[Any], dict[str, str]]
     call: Callable[[Any], Denoiser | Autoencoder]

@@ -297,8 +297,8 @@ class Restorer:
     ) -> Denoise:
         mu, network = walk.encoded.mu, walk.network
         at = torch.tensor(times[:-1], dtype=torch.float32, device=mu.device)
-        wanted = torch.tensor(condition, device=mu.device).expand(len(at), -1) if condition else None
-        embeddings = dict(zip(times, torch.split(network.embed(at, wanted), 1), strict=False))
+        conditions = torch.tensor(condition, device=mu.device).expand(len(at), -1) if condition else None
+        embeddings = dict(zip(times, torch.split(network.embed(at, conditions), 1), strict=False))
 
         def denoise(x_t: Batch, t: int) -> Batch:
             if cancel is not None and cancel():
