@@ -17,6 +17,13 @@ def test_doctor_says_what_is_there(run: Run) -> None:
     assert read("sheet.png").size == (480, 320)
 
 
+def test_doctor_shows_progress_on_terminals(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    said = run("doctor", make_pairs("pairs"))
+    assert (said.status, said.out.count("\n")) == (0, 1)
+    assert "0/3" in said.err  # later ones are a matter of time
+
+
 def test_doctor_says_all_that_is_wrong(run: Run) -> None:
     pairs = make_pairs("pairs")
     photo("pairs/lq/alone.png")

@@ -45,7 +45,8 @@ def meter(unit: str) -> Iterator[Callable[[int, int], None]]:
     with tqdm(unit=unit, disable=None, leave=False) as shown:
 
         def move(done: int, total: int) -> None:
-            shown.total = total
+            if shown.total != total:
+                shown.reset(total)
             shown.update(done - shown.n)
 
         yield move
