@@ -10,13 +10,21 @@ import pytest
 import torch
 
 from refusion.errors import CheckpointError, printable
-from refusion.files import comparable, load_tensors
+from refusion.files import comparable, kinds, load_tensors
 
 
 def test_a_name_is_one_however_it_is_stored() -> None:
     assert comparable("e\u0301te\u0301") == comparable("\u00e9t\u00e9") == "\u00e9t\u00e9"
     assert comparable("\u1112\u1161\u11ab") == "\ud55c"
     assert comparable("a") != comparable("A")
+
+
+def test_what_is_passed_over_is_told_by_kind() -> None:
+    names = ["a.heic", "b.HEIC", "c.dng", "d", "e.heic", "f.bmp~"]
+    assert kinds(map(Path, names)) == ".heic (3) (no suffix) .bmp~ .dng"
+    many = [Path(f"{i}.x{i}") for i in range(12)]
+    assert kinds(many) == " ".join(f".x{i}" for i in (0, 1, 10, 11, 2, 3, 4, 5)) + " and 4 kinds more"
+    assert kinds([]) == ""
 
 
 class Command:

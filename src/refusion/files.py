@@ -7,7 +7,8 @@ import re
 import unicodedata
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -36,6 +37,19 @@ def comparable(name: str) -> str:
     macOS and some archives store "é" as two characters, others as one; both look alike and mean one name.
     """
     return unicodedata.normalize("NFC", name)
+
+
+KINDS_SHOWN = 8
+"""Kinds of files that `kinds` names; the rest is counted together."""
+
+
+def kinds(files: Iterable[Path]) -> str:
+    """Return the suffixes of files with their counts, the most frequent first: ".heic (2) .bmp"."""
+    counts = Counter(file.suffix.lower() or "(no suffix)" for file in files)
+    ordered = sorted(counts.items(), key=lambda kind: (-kind[1], kind[0]))
+    shown = [f"{suffix} ({count})" if count > 1 else suffix for suffix, count in ordered[:KINDS_SHOWN]]
+    rest = len(ordered) - len(shown)
+    return " ".join([*shown, f"and {rest} kinds more"] if rest else shown)
 
 
 def load_tensors(path: Path, remedy: str) -> object:

@@ -54,6 +54,22 @@ def test_an_inspection_tells_how_far_it_is(place: Place, tmp_path: Path) -> None
     assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 
+@pytest.mark.parametrize("parts", [("lq", "gt"), ("lq/left", "lq/right", "gt/left", "gt/right"), (".",)])
+def test_an_inspection_tells_what_it_passed_over(
+    place: Place, tmp_path: Path, parts: tuple[str, ...]
+) -> None:
+    for part in parts:
+        place(f"{part}/a.png", np.full((4, 4), 0.5))
+        for name in ("b.heic", "notes", ".hidden.heic"):
+            (tmp_path / part / name).write_bytes(b"not read")
+    (tmp_path / "meta.txt").write_text("a, Canon50mmf1.4BS, Sony50mmf16.0BS, 42")
+    finding = inspect_pairs(tmp_path, GaussianNoise())
+    assert len(finding.pairs) == 1
+    expected = {tmp_path / part / name for part in parts for name in ("b.heic", "notes")}
+    assert set(finding.passed_over) == expected
+    assert len(finding.passed_over) == len(expected)
+
+
 def test_every_picture_without_a_partner_is_listed(place: Place, tmp_path: Path) -> None:
     for name in ("lq/a.png", "gt/a.png", "lq/only.png", "gt/other.png", "gt/third.png"):
         place(name, np.full((4, 4), 0.5))

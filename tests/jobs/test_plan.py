@@ -9,7 +9,6 @@ import pytest
 
 from refusion.errors import ImageError
 from refusion.imaging.formats import READABLE
-from refusion.jobs.find import kinds
 from refusion.jobs.plan import Job, Plan, plan
 
 
@@ -151,14 +150,6 @@ def test_every_file_of_a_folder_is_a_job_or_passed_over(seed: int, views: int) -
     assert set(told) == visible
     assert all(path.suffix.lower() not in READABLE for path in planned.passed_over)
     assert planned.pending().passed_over == planned.passed_over
-
-
-def test_what_is_passed_over_is_told_by_kind() -> None:
-    names = ["a.heic", "b.HEIC", "c.dng", "d", "e.heic", "f.bmp~"]
-    assert kinds(map(Path, names)) == ".heic (3) (no suffix) .bmp~ .dng"
-    many = [Path(f"{i}.x{i}") for i in range(12)]
-    assert kinds(many) == " ".join(f".x{i}" for i in (0, 1, 10, 11, 2, 3, 4, 5)) + " and 4 kinds more"
-    assert kinds([]) == ""
 
 
 def test_a_folder_without_pictures_tells_what_it_has() -> None:

@@ -45,7 +45,7 @@ def restore(
             with --mask or --hole-colour.
         overwrite: Restore pictures again whose results exist, instead of skipping them.
     """
-    from refusion.jobs.find import kinds
+    from refusion.files import kinds
     from refusion.jobs.plan import plan
     from refusion.models.checkpoint import read_header, resolve
 

@@ -72,6 +72,7 @@ def doctor(data: Path, *, recipe: str | None = None, sheet: Path | None = None) 
         sheet: Write a contact sheet, degraded above clean, to this file.
     """
     from refusion.data.pairs import contact_sheet
+    from refusion.files import kinds
     from refusion.imaging.formats import write
     from refusion.training.recipe import load_yaml, resolve
 
@@ -87,7 +88,9 @@ def doctor(data: Path, *, recipe: str | None = None, sheet: Path | None = None) 
         more = f" and {len(finding.sizes) - 8} other sizes" if len(finding.sizes) > 8 else ""
         name = degradation_name(finding.pairs)
         by = f", degraded by {name}" if name else ""
-        say(f"{folder}: {len(finding.pairs)} pairs{by}{': ' if sizes else ''}{sizes}{more}")
+        others = finding.passed_over
+        passed = f"; {len(others)} passed over: {kinds(others)}" if others else ""
+        say(f"{folder}: {len(finding.pairs)} pairs{by}{': ' if sizes else ''}{sizes}{more}{passed}")
         for problem in finding.problems:
             complain(problem)
         problems += len(finding.problems)

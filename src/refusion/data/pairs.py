@@ -213,11 +213,19 @@ def find_pairs(
 
 @dataclass(frozen=True)
 class Finding:
-    """The report of `inspect_pairs` on a folder; without `problems` it can be trained on."""
+    """The report of `inspect_pairs` on a folder; without `problems` it can be trained on.
+
+    Args:
+        pairs: that can be trained on.
+        sizes: of the degraded pictures, with their counts.
+        problems: a line for each.
+        passed_over: files beside the pictures that are of a kind which is not read.
+    """
 
     pairs: list[Pair]
     sizes: dict[tuple[int, int], int]
     problems: list[str]
+    passed_over: list[Path]
 
 
 def inspect_pairs(
@@ -255,7 +263,16 @@ def inspect_pairs(
     progress(len(matched), len(matched))
     if not matched and not alone:
         problems.append(f"{folder}: no pictures")
-    return Finding(pairs, sizes, problems)
+    return Finding(pairs, sizes, problems, _passed_over(folder))
+
+
+def _passed_over(folder: Path) -> list[Path]:
+    """Return the files beside the pictures of pairs that are not read, but hidden ones and meta.txt."""
+    parts = [folder / part for part in ("lq", "gt") if (folder / part).is_dir()] or [folder]
+    places = [place for part in parts for place in (part, *(part / side for side in SIDES)) if place.is_dir()]
+    files = [path for place in places for path in sorted(place.iterdir()) if path.is_file()]
+    others = [path for path in files if path.suffix.lower() not in READABLE and path.name[0] != "."]
+    return [path for path in others if path != folder / METADATA]
 
 
 def contact_sheet(pairs: Sequence[Pair], columns: int = 8, side: int = 160) -> Image:

@@ -3,16 +3,13 @@
 import glob
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from refusion.errors import ImageError
+from refusion.files import kinds
 from refusion.imaging.formats import READABLE
-
-KINDS_SHOWN = 8
-"""Kinds of other files that are named; the rest is counted together."""
 
 
 class Found(NamedTuple):
@@ -58,15 +55,6 @@ def search(path: str | os.PathLike[str]) -> Found:
         expected = f"expected files that end in one of {' '.join(READABLE)}"
         raise ImageError(f"{path} gives no pictures{held}: {expected}")
     return Found(sorted(pictures, key=_natural), others)
-
-
-def kinds(files: Iterable[Path]) -> str:
-    """Return the suffixes of files with their counts, the most frequent first: ".heic (2) .bmp"."""
-    counts = Counter(file.suffix.lower() or "(no suffix)" for file in files)
-    ordered = sorted(counts.items(), key=lambda kind: (-kind[1], kind[0]))
-    shown = [f"{suffix} ({count})" if count > 1 else suffix for suffix, count in ordered[:KINDS_SHOWN]]
-    rest = len(ordered) - len(shown)
-    return " ".join([*shown, f"and {rest} kinds more"] if rest else shown)
 
 
 def _inside(place: Path) -> list[Path]:
