@@ -9,6 +9,7 @@ RefusionError
 """
 
 import difflib
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -70,7 +71,35 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+_JOINERS = "\u200c\u200d"
+"""Characters of the category "format" that words and emoji need, and that move nothing."""
+
+
+def printable(text: object) -> str:
+    """Return a text as one line for terminals, with all that is no character escaped.
+
+    Escaped are controls (so line ends and the escape codes of terminals, too), invisible characters of format
+    (which turn the direction of writing), line separators, and bytes of file names that are no text. Files,
+    models and networks are named by strangers.
+    """
+    return "".join(_visible(character) for character in str(text))
+
+
+def _visible(character: str) -> str:
+    hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in _JOINERS
+    return character.encode("unicode_escape").decode("ascii") if hidden else character
+
+
 def hint(word: str, choices: Iterable[str]) -> str:
-    """Return ", did you mean X?" for a misspelt word, or nothing."""
-    near = difflib.get_close_matches(word, list(choices), 1)
-    return f", did you mean {near[0]}?" if near else ""
+    """Return ", did you mean X?" for a misspelt or shortened word, or nothing."""
+    nearness = {choice: _nearness(word.casefold(), choice.casefold()) for choice in choices}
+    nearest = max(nearness, key=nearness.__getitem__, default="")
+    return f", did you mean {nearest}?" if nearest and nearness[nearest] >= 0.6 else ""
+
+
+def _nearness(word: str, choice: str) -> float:
+    """Return how near a word is to a choice or one of its parts, "denoise" to "real-denoising", 0 to 1."""
+    parts = [part for part in choice.split("-") if len(part) >= 4]
+    ratios = [difflib.SequenceMatcher(None, whole, word).ratio() for whole in [choice, *parts]]
+    within = 0.8 if len(word) >= 4 and word in choice else 0.0
+    return max(*ratios, within)

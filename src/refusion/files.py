@@ -1,9 +1,14 @@
-"""Atomic writing of files, and safe reading of tensors: no code in a file is executed."""
+"""Atomic writing of files, names of files, and safe reading of tensors: no code in a file is executed."""
 
 import contextlib
 import os
+import pickle
+import re
+import unicodedata
 import uuid
-from collections.abc import Iterator
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -26,6 +31,27 @@ def atomic(path: Path) -> Iterator[Path]:
             part.unlink()
 
 
+def comparable(name: str) -> str:
+    """Return the name of a file as it is compared with others: letters and their accents composed.
+
+    macOS and some archives store "é" as two characters, others as one; both look alike and mean one name.
+    """
+    return unicodedata.normalize("NFC", name)
+
+
+KINDS_SHOWN = 8
+"""Kinds of files that `kinds` names; the rest is counted together."""
+
+
+def kinds(files: Iterable[Path]) -> str:
+    """Return the suffixes of files with their counts, the most frequent first: ".heic (2) .bmp"."""
+    counts = Counter(file.suffix.lower() or "(no suffix)" for file in files)
+    ordered = sorted(counts.items(), key=lambda kind: (-kind[1], kind[0]))
+    shown = [f"{suffix} ({count})" if count > 1 else suffix for suffix, count in ordered[:KINDS_SHOWN]]
+    rest = len(ordered) - len(shown)
+    return " ".join([*shown, f"and {rest} kinds more"] if rest else shown)
+
+
 def load_tensors(path: Path, remedy: str) -> object:
     """Read a safetensors file, or a file that `torch.save` wrote.
 
@@ -39,8 +65,17 @@ def load_tensors(path: Path, remedy: str) -> object:
     try:
         with path.open("rb") as file:
             is_safetensors = file.read(9)[8:] == b"{"
-        return load_file(path) if is_safetensors else torch.load(path, "cpu", weights_only=True)
+        if is_safetensors:
+            return load_file(path)
+        with warnings.catch_warnings(action="ignore"):  # torch's, about protocols of pickle
+            return torch.load(path, "cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}; {remedy}") from error
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"runs {named[1]}, so it was not opened" if named else "damaged, or no file of tensors"
+        raise CheckpointError(
+            f"{path}: {what}; ask for tensors alone, as safetensors or a state dict"
+        ) from error
     except Exception as error:  # torch and safetensors raise many types for damaged files
         raise CheckpointError(f"{path}: damaged, or holds more than tensors ({first_line(error)})") from error

@@ -114,13 +114,64 @@ def test_what_is_no_graph_for_all_sizes_is_an_error(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(graphs, "graphs", fixed)
     with pytest.raises(CheckpointError, match=r"^encoder: no ONNX graph for all sizes .*$"):
         list(to_onnx(model, tmp_path / "graphs"))
-    assert list((tmp_path / "graphs").iterdir()) == []
+    assert list(tmp_path.iterdir()) == [model]
 
 
-@pytest.mark.parametrize("changes", [{"model.network.stereo": True}, {"model.network.local": [16, 16]}])
-def test_networks_whose_attention_knows_the_size_have_none(changes: dict[str, Any]) -> None:
-    with pytest.raises(CheckpointError, match="two views or local means have no ONNX graph"):
-        list(graphs.graphs(parse(SMALLEST, "test", changes).model.build()))
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "stereo": ({"model.network.stereo": True}, "its network sees two views"),
+    "local": ({"model.network.local": [16, 16]}, "its network takes local means"),
+    "pyramid": ({"model.codec": {"name": "Pyramid", "factor": 2}}, "its codec Pyramid computes at a size"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.parametrize("there", [False, True])
+def test_what_has_no_graph_is_refused_before_tracing_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, there: bool
+) -> None:
+    changes, reason = REFUSED[kind]
+    model = save_model(tmp_path / "model.safetensors", changes)
+    monkeypatch.setattr(graphs, "write", lambda *_: pytest.fail("traced"))
+    folder = tmp_path / "deep" / "graphs"
+    if there:
+        folder.mkdir(parents=True)
+        (folder / "encoder.onnx").write_bytes(b"of an earlier export")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(CheckpointError, match=f"^model.safetensors: {reason}.*: use refusion itself$"):
+        list(to_onnx(model, folder))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("failing", range(3))
+@pytest.mark.parametrize("there", [False, True])
+def test_a_failing_export_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int, there: bool
+) -> None:
+    """Whichever of the graphs fails; and without one, all are there together."""
+    model = save_model(tmp_path / "model.safetensors", {})
+    folder = tmp_path / "deep" / "graphs"
+    if there:
+        folder.mkdir(parents=True)
+        (folder / "encoder.onnx").write_bytes(b"of an earlier export")
+    differences = iter([0.0] * failing + [1.0])
+    monkeypatch.setattr(graphs, "write", lambda graph, path, _: path.write_text(graph.name))
+    monkeypatch.setattr(graphs, "largest_difference", lambda *_: next(differences))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(CheckpointError, match="differs by 1"):
+        list(to_onnx(model, folder))
+    assert sorted(tmp_path.rglob("*")) == before
+    monkeypatch.setattr(graphs, "largest_difference", lambda *_: 0.0)
+    said = list(to_onnx(model, folder))
+    names = ["denoiser", "encoder", "decoder"]
+    assert [line.partition(":")[0] for line in said] == [str(folder / f"{name}.onnx") for name in names]
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {f"{n}.onnx": n for n in names}
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_graphs_need_a_folder(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model.safetensors", {})
+    with pytest.raises(CheckpointError, match="is a file: name a folder"):
+        list(to_onnx(model, model))
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -154,6 +154,25 @@ def test_every_command_and_parameter_is_explained(run: Run) -> None:
     assert run("--version").out.strip() == refusion.__version__
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_every_command_is_completed(shell: Literal["bash", "zsh", "fish"]) -> None:
+    script = cli.app.generate_completion(prog_name="refusion", shell=shell)
+    for word in (*COMMANDS, "noise-level", "hole-colour", "protocol"):
+        assert word in script
+
+
+def test_the_completion_goes_to_a_file_that_is_named(
+    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file of the shell itself is changed."""
+    monkeypatch.setenv("HOME", str(here))
+    monkeypatch.setenv("SHELL", "/bin/bash")
+    said = run("--install-completion")
+    (script,) = [path for path in here.rglob("*") if path.is_file()]
+    assert said.status == 0
+    assert "restore" in script.read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [
@@ -225,7 +244,9 @@ def test_a_process_without_extras_restores(model: Path) -> None:
     save_file(load_file(model), "forged.safetensors", {"refusion": '{"format": 1, "recipe": [], "card": {}}'})
     command = [sys.executable, "-c", ALONE, "restore", "in", "--model", str(model), "--device", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.stdout == "status 1\nrestored 1 of 2 to restored; 1 failed\nstatus 1\n", done.stderr
+    assert done.stdout == f"status 1\nrestored 1 of 2 to restored with {model}; 1 failed\nstatus 1\n", (
+        done.stderr
+    )
     forged, bad = done.stderr.splitlines()
     assert forged.startswith("refusion: forged.safetensors: ")
     assert "bad.png is not a picture" in bad
@@ -236,5 +257,6 @@ def test_the_module_is_the_program() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "refusion", "restore", "none.png"], capture_output=True, text=True, timeout=120
     )
-    assert (done.returncode, done.stdout) == (1, "restored 0 of 1 to restored; 1 failed\n")
+    by = "shadow-removal (`refusion models` lists others)"
+    assert (done.returncode, done.stdout) == (1, f"restored 0 of 1 to restored with {by}; 1 failed\n")
     assert done.stderr == "refusion: none.png does not exist: check its name and folder\n"

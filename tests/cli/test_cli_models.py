@@ -1,10 +1,14 @@
 """`models` and `info`: what a model says of itself."""
 
+import json
+import unicodedata
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from terminal import CARD, TINY, Run, one_line, photo
+from safetensors.torch import load_file, save_file
+from terminal import CARD, TINY, Run, one_line, photo, save_model
 
 from refusion.models import checkpoint
 from refusion.models.settings import validated
@@ -48,3 +52,66 @@ def test_a_model_of_which_no_recipe_is_told_has_a_spec(run: Run) -> None:
     said = run("info", "bare.safetensors")
     assert said.out.startswith("measured: \nparameters: ")
     assert validated(ModelSpec, yaml.safe_load(said.out.split("\n\n", 1)[1]), "info").views == 1
+
+
+# ---- what strangers wrote
+
+EVIL = "\x1b[2J\x1b]0;owned\x07\x9b31m\nrefusion: \u202efdp\u2028\rdone"
+
+
+def hostile(model: Path) -> dict[str, tuple[object, ...]]:
+    """Files with controls in each place that is printed, and the words of a command that prints it."""
+    card = dict.fromkeys(("task", "summary", "data", "terms", "training", "limits"), EVIL)
+    save_model(Path("card.safetensors"), 0.3, card=Card(**card, metrics={EVIL: 1.0}))
+    save_file({**load_file(model), EVIL: torch.zeros(1)}, "key.safetensors", metadata(model))
+    about = json.loads(metadata(model)["refusion"])
+    about["spec"][EVIL] = about["spec"]["network"][EVIL] = EVIL
+    save_file(load_file(model), "spec.safetensors", {"refusion": json.dumps(about)})
+    torch.save({EVIL: {EVIL: torch.zeros(1)}}, "weights.pth")
+    recipe = {**TINY, EVIL: 1}
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
+    name = EVIL.replace("/", "")
+    photo("in/fine.png")
+    for place in (f"in/{name}.png", f"in/x.{name}", f"pairs/lq/{name}.png", f"pairs/gt/{name}x.png"):
+        Path(place).parent.mkdir(parents=True, exist_ok=True)
+        Path(place).write_bytes(b"no picture")
+    return {
+        "card": ("info", "card.safetensors"),
+        "recipe of a card": ("info", "card.safetensors", "--recipe"),
+        "spec": ("info", "spec.safetensors"),
+        "key": ("restore", "in/fine.png", "--model", "key.safetensors"),
+        "weights": ("import", "weights.pth"),
+        "recipe": ("train", "recipe.yaml", "--dry-run"),
+        "names": ("restore", "in", "--model", model),
+        "pairs": ("doctor", "pairs"),
+        "no pairs": ("evaluate", "pairs", "--model", model),
+        "word": ("restore", f"{EVIL}.png", "--model", model),
+        "model": ("restore", "in", "--model", EVIL),
+        "option": ("restore", "in", f"--{EVIL}"),
+        "value": ("restore", "in", "--steps", EVIL),
+    }
+
+
+def metadata(model: Path) -> dict[str, str]:
+    from safetensors import safe_open
+
+    with safe_open(model, "pt") as file:
+        return dict(file.metadata())
+
+
+def test_nothing_that_strangers_wrote_moves_the_terminal(run: Run, model: Path) -> None:
+    for kind, words in hostile(model).items():
+        said = run(*words)
+        text = said.out + said.err
+        steering = {c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")}
+        assert steering == {"\n"}, (kind, said)
+        assert "owned" in text, (kind, said)  # it is printed, escaped
+        assert all(line.startswith("refusion: ") for line in said.err.splitlines()), (kind, said)
+
+
+def test_a_listed_card_is_escaped_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(Path("evil.safetensors"), 0.3, card=Card(task=EVIL, summary=EVIL, terms=EVIL))
+    monkeypatch.setattr(checkpoint, "BUNDLED", Path().absolute())
+    said = run("models")
+    assert len(said.out.splitlines()) == 4
+    assert "\x1b" not in said.out

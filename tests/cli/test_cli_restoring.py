@@ -9,6 +9,7 @@ import skimage.data
 from terminal import Run, assert_written, loaded, mask, one_line, photo, save_model, views
 
 import refusion
+from refusion.cli.restoring import GIF_FRAMES, GIF_SIDE
 from refusion.imaging.arrays import from_array
 from refusion.imaging.formats import read, write
 
@@ -17,6 +18,15 @@ CONDITION = (-14.0, 160.0, 42.5)
 
 
 # ---- files, folders and patterns
+
+
+def test_a_summary_names_the_model_and_what_was_passed_over(run: Run, model: Path) -> None:
+    photo("in/a.png")
+    for name in ("b.heic", "c.HEIC", "d.dng", ".hidden.bmp"):
+        Path("in", name).write_bytes(b"not read")
+    said = run("restore", "in", "--model", model)
+    assert said.out == "restored 1 of 1 to restored; 3 passed over: .heic (2) .dng\n"
+    assert (said.status, said.err) == (0, "")
 
 
 def test_files_folders_and_patterns_are_restored(run: Run, model: Path) -> None:
@@ -70,7 +80,7 @@ def test_bad_files_are_a_line_each_and_the_others_are_restored(run: Run, model: 
     Path("in/.hidden.png").write_bytes(b"")
     said = run("restore", "in", "--model", model)
     assert said.status == 1
-    assert said.out == "restored 2 of 7 to restored; 5 failed\n"
+    assert said.out == "restored 2 of 7 to restored; 5 failed; 1 passed over: .txt\n"
     lines = said.err.splitlines()
     assert len(lines) == 5
     for name in hostile:
@@ -394,6 +404,43 @@ def test_diffusing_is_an_animation_or_a_folder(run: Run) -> None:
     ends = [np.abs(read(f"{n}/0003.png").pixels - read("lq.png").pixels).mean() for n in ("noisy", "mean")]
     assert ends[0] > 0.1
     assert ends[1] < 0.01
+
+
+@pytest.mark.parametrize(
+    ("size", "words", "count", "expected"),
+    [
+        ((64, 48), (), 25, (64, 48)),
+        ((64, 48), ("--side", 32, "--frames", 5), 5, (32, 24)),
+        ((500, 10), ("--steps", 3), 4, (480, 10)),
+        ((500, 10), ("--steps", 3, "--side", 900, "--frames", 2), 2, (500, 10)),
+        pytest.param((640, 640), (), 25, (480, 480), marks=pytest.mark.slow),
+    ],
+)
+def test_an_animation_has_less_than_ten_megabytes_unless_asked_for_more(
+    run: Run, size: tuple[int, int], words: tuple[object, ...], count: int, expected: tuple[int, int]
+) -> None:
+    """Noise is the film that takes most: its bytes for each pixel, times the pixels of the largest one."""
+    for i, name in enumerate(("gt.png", "lq.png")):
+        write(from_array(np.random.default_rng(i).uniform(0, 1, (*size[::-1], 3))), Path(name))
+    assert run("diffuse", "gt.png", "lq.png", *words).status == 0
+    with PIL.Image.open("diffuse.gif") as film:
+        assert (film.n_frames, film.size) == (count, expected)
+    palettes = count * 1000
+    each = (Path("diffuse.gif").stat().st_size - palettes) / (count * expected[0] * expected[1])
+    assert each * GIF_FRAMES * GIF_SIDE**2 + GIF_FRAMES * 1000 < 10e6
+
+
+def test_single_pictures_are_as_many_and_as_large_as_asked_for(run: Run) -> None:
+    for name in ("gt.png", "lq.png"):
+        photo(name, height=16, width=20)
+    assert (
+        run("diffuse", "gt.png", "lq.png", "-o", "few", "--steps", 10, "--frames", 3, "--side", 10).status
+        == 0
+    )
+    assert sorted(path.name for path in Path("few").iterdir()) == ["0000.png", "0005.png", "0010.png"]
+    assert {read(path).size for path in Path("few").iterdir()} == {(10, 8)}
+    for option in ("--frames", "--side"):
+        one_line(run("diffuse", "gt.png", "lq.png", option, 1), f"{option[2:]} is 1: give at least 2")
 
 
 # ---- errors

@@ -17,6 +17,21 @@ def test_doctor_says_what_is_there(run: Run) -> None:
     assert read("sheet.png").size == (480, 320)
 
 
+def test_doctor_shows_progress_on_terminals(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    said = run("doctor", make_pairs("pairs"))
+    assert (said.status, said.out.count("\n")) == (0, 1)
+    assert "0/3" in said.err  # later ones are a matter of time
+
+
+def test_doctor_says_what_it_passed_over(run: Run) -> None:
+    pairs = make_pairs("pairs", 1)
+    for name in ("lq/1.heic", "gt/1.heic", "gt/notes.txt"):
+        (pairs / name).write_bytes(b"not read")
+    said = run("doctor", pairs)
+    assert said == (0, "pairs: 1 pairs: 1 of 20x16; 3 passed over: .heic (2) .txt\n", "")
+
+
 def test_doctor_says_all_that_is_wrong(run: Run) -> None:
     pairs = make_pairs("pairs")
     photo("pairs/lq/alone.png")

@@ -1,6 +1,7 @@
 """Pairs are found by stem, and everything that is wrong with them is said."""
 
 import re
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,48 @@ def test_pairs_are_found_by_stem_whatever_the_suffix(place: Place, tmp_path: Pat
     assert [pair.name for pair in pairs] == ["a", "b", "c.d"]
     assert [file.name for file in pairs[1].lq + pairs[1].gt] == ["b.png", "b.jpg"]
     assert pairs[0].read().lq[0].size == (5, 4)
+
+
+@pytest.mark.parametrize("name", ["\u00e9t\u00e9", "\u00c5ngstr\u00f6m", "\ud55c\uae00", "\u304c", "\u1e69"])
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+@pytest.mark.parametrize("sides", [("",), ("left/", "right/")])
+def test_names_are_one_however_their_accents_are_stored(
+    place: Place, tmp_path: Path, name: str, forms: tuple[str, str], sides: tuple[str, ...]
+) -> None:
+    """Composed by one program and decomposed by another, in the folders and in meta.txt."""
+    first, second = (unicodedata.normalize(form, name) for form in forms)
+    for side, stem in zip(sides, (first, second), strict=False):
+        place(f"lq/{side}{stem}.png", np.full((4, 4), 0.5))
+        place(f"gt/{side}{second}.png", np.full((4, 4), 0.5))
+    (tmp_path / "meta.txt").write_text(f"{first}, Canon50mmf1.4BS, Sony50mmf16.0BS, 42", encoding="utf-8")
+    (pair,) = find_pairs(tmp_path)
+    assert len(pair.lq) == len(pair.gt) == len(sides)
+    assert pair.condition[-1] == 42
+    assert all(path.exists() for path in pair.lq + pair.gt)
+
+
+def test_an_inspection_tells_how_far_it_is(place: Place, tmp_path: Path) -> None:
+    make_pairs(place, [(4, 5), (6, 5), (4, 4)])
+    (tmp_path / "gt" / "1.tif").write_bytes(b"broken")
+    told: list[tuple[int, int]] = []
+    inspect_pairs(tmp_path, progress=lambda done, total: told.append((done, total)))
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("parts", [("lq", "gt"), ("lq/left", "lq/right", "gt/left", "gt/right"), (".",)])
+def test_an_inspection_tells_what_it_passed_over(
+    place: Place, tmp_path: Path, parts: tuple[str, ...]
+) -> None:
+    for part in parts:
+        place(f"{part}/a.png", np.full((4, 4), 0.5))
+        for name in ("b.heic", "notes", ".hidden.heic"):
+            (tmp_path / part / name).write_bytes(b"not read")
+    (tmp_path / "meta.txt").write_text("a, Canon50mmf1.4BS, Sony50mmf16.0BS, 42")
+    finding = inspect_pairs(tmp_path, GaussianNoise())
+    assert len(finding.pairs) == 1
+    expected = {tmp_path / part / name for part in parts for name in ("b.heic", "notes")}
+    assert set(finding.passed_over) == expected
+    assert len(finding.passed_over) == len(expected)
 
 
 def test_every_picture_without_a_partner_is_listed(place: Place, tmp_path: Path) -> None:

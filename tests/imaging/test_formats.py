@@ -14,9 +14,29 @@ import tifffile
 from pictures import EVERY_8, EVERY_16, GREY_PROFILE, RGB, RGB16, SMOOTH, SRGB, Y, said, same, stored
 
 from refusion.imaging.arrays import from_array
-from refusion.imaging.formats import SUFFIXES, decode, encode, read, write, write_gif
+from refusion.imaging.formats import (
+    READABLE,
+    SUFFIXES,
+    decode,
+    encode,
+    is_picture,
+    read,
+    writable_suffix,
+    write,
+    write_gif,
+)
 
 # ---- laws
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_first_bytes_tell_the_format(suffix: str) -> None:
+    head = encode(from_array(RGB), suffix)[:64]
+    assert is_picture(head)
+    known = {".jpeg": ".jpg", ".tiff": ".tif"}
+    assert writable_suffix(head) == known.get(suffix, suffix)
+    assert not is_picture(b"x" + head)
+    assert writable_suffix(b"x" + head) == ".png"
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -449,7 +469,7 @@ def test_a_truncated_tiff_whose_directory_is_first(tmp_path: Path, layout: dict[
 
 
 @pytest.mark.parametrize(
-    "content", [b"hello\n" * 20, b"\x89PN", b"GIF89a", b"<svg xmlns='http://www.w3.org/2000/svg'/>"]
+    "content", [b"hello\n" * 20, b"\x89PN", b"GIF7", b"<svg xmlns='http://www.w3.org/2000/svg'/>"]
 )
 def test_not_a_picture(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)
@@ -522,3 +542,55 @@ def test_libvips_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str
     PIL.Image.fromarray(EVERY_8).save(tmp_path / "a.png", icc_profile=SRGB)
     write(read(tmp_path / "a.png"), tmp_path / "a.avif")
     assert capfd.readouterr() == ("", "")
+
+
+# ---- formats that are read only
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_the_first_frame_of_a_gif_is_read(tmp_path: Path, frames: int) -> None:
+    levels = np.arange(0, 256, 8, dtype=np.uint8).repeat(2)[None].repeat(8, 0)
+    pages = [PIL.Image.fromarray(np.roll(levels, 5 * i, axis=1)) for i in range(frames)]
+    pages[0].save(tmp_path / "a.gif", save_all=True, append_images=pages[1:])
+    image = read(tmp_path / "a.gif")
+    np.testing.assert_array_equal(np.rint(255 * image.pixels), levels[..., None].repeat(3, 2))
+    assert ".gif" in READABLE
+    assert ".gif" not in SUFFIXES
+
+
+def test_the_transparency_of_a_gif_is_kept(tmp_path: Path) -> None:
+    page = PIL.Image.fromarray((np.indices((8, 8)).sum(0) % 4).astype(np.uint8), "P")
+    page.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
+    page.save(tmp_path / "a.gif", transparency=0)
+    alpha = read(tmp_path / "a.gif").alpha
+    assert alpha is not None
+    np.testing.assert_array_equal(alpha == 0, np.indices((8, 8)).sum(0) % 4 == 0)
+
+
+HEADS = {
+    ".bmp": b"BM" + bytes(12) + b"\x28\0\0\0" + bytes(40),
+    ".jp2": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(40),
+    ".jxl": b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40),
+}
+LOADERS = {".bmp": "magickload_buffer", ".jp2": "jp2kload_buffer", ".jxl": "jxlload_buffer"}
+
+
+@pytest.mark.parametrize("suffix", HEADS)
+def test_formats_that_libvips_may_lack_are_named(tmp_path: Path, suffix: str) -> None:
+    able = pyvips.type_find("VipsOperation", LOADERS[suffix]) != 0
+    assert (suffix in READABLE) == able
+    (tmp_path / "a.png").write_bytes(HEADS[suffix])
+    expected = "is damaged" if able else f"is a {suffix} file, which the installed libvips does not read"
+    assert expected in said(read, tmp_path / "a.png")
+    assert is_picture(HEADS[suffix])
+    assert writable_suffix(HEADS[suffix]) == ".png"
+
+
+@pytest.mark.parametrize(("suffix", "saved"), [(".bmp", {}), (".jp2", {"irreversible": False})])
+def test_formats_that_libvips_reads_have_the_pixels_of_a_second_decoder(
+    tmp_path: Path, suffix: str, saved: dict[str, Any]
+) -> None:
+    if suffix not in READABLE:
+        pytest.skip(f"this libvips does not read {suffix}")
+    PIL.Image.fromarray(RGB).save(tmp_path / f"a{suffix}", **saved)
+    np.testing.assert_array_equal(np.rint(255 * read(tmp_path / f"a{suffix}").pixels), RGB)

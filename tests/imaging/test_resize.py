@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from refusion.imaging.resize import Enlarge, reduced
+from refusion.imaging.resize import Enlarge, fitted, reduced
 
 FACTORS = [2, 3, 4]
 
@@ -120,3 +120,14 @@ def test_a_line_is_doubled_as_in_matlab() -> None:
 def test_a_factor_out_of_range_is_named(factor: int) -> None:
     with pytest.raises(ValueError, match=f"factor is {factor}: give 1 to 16"):
         Enlarge(factor)
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "expected"), [((8, 20), 10, (4, 10)), ((300, 2), 30, (30, 1)), ((9, 7), 9, (9, 7))]
+)
+def test_what_is_fitted_has_the_longest_side(
+    size: tuple[int, int], side: int, expected: tuple[int, int]
+) -> None:
+    x = picture(*size)
+    assert fitted(x, side).shape[-2:] == expected
+    assert fitted(x, 400) is x

@@ -1,11 +1,14 @@
 """Which pictures are restored to where, and a line for everything that cannot be done."""
 
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from refusion.errors import ImageError
+from refusion.imaging.formats import READABLE
 from refusion.jobs.plan import Job, Plan, plan
 
 
@@ -120,6 +123,71 @@ def test_a_missing_picture_is_a_problem_and_the_others_are_jobs() -> None:
     assert missing == "missing.png does not exist: check its name and folder"
     assert empty.startswith("empty gives no pictures")
     assert pattern.startswith("*.jpg gives no pictures")
+
+
+# ---- what is passed over
+
+OTHERS = [".heic", ".HEIC", ".dng", ".txt", ".xmp", "", ".png~", ".mov"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("views", [1, 2])
+def test_every_file_of_a_folder_is_a_job_or_passed_over(seed: int, views: int) -> None:
+    """Exactly once, whatever it is called and however often it is asked for; hidden files are not meant."""
+    rng = np.random.default_rng(seed)
+    for i in range(rng.integers(4, 20)):
+        suffix = str(rng.choice([*READABLE, *OTHERS]))
+        folder = str(rng.choice(["left", "left/a", "left/a/b", "right", "out", ".git"]))
+        touch(f"{folder}/{rng.choice(['', '', '.'])}{i}{suffix}")
+    touch("left/x.png", "right/x.jpg", "out/left/r.png", "out/left/notes.txt")
+    paths = ["left", "right"] if views == 2 else [["left"], ["left", "left/*"], ["left/**"]][seed % 3]
+    planned = plan(paths, Path("out"), views)
+    there = {path for side in paths for path in Path(side.split("/")[0]).rglob("*") if path.is_file()}
+    visible = {path for path in there if not any(part[0] == "." for part in path.parts)}
+    alone = {Path(problem.partition(": ")[0]) for problem in planned.problems}
+    told = [*(source for one in planned.jobs for source in one.sources), *planned.passed_over, *alone]
+    assert len(told) == len(set(told))
+    assert set(told) == visible
+    assert all(path.suffix.lower() not in READABLE for path in planned.passed_over)
+    assert planned.pending().passed_over == planned.passed_over
+
+
+def test_a_folder_without_pictures_tells_what_it_has() -> None:
+    touch("phone/1.heic", "phone/2.heic", "phone/3.mov")
+    (problem,) = plan(["phone"], Path("out")).problems
+    assert problem.startswith("phone gives no pictures, only .heic (2) .mov: expected")
+
+
+def test_masks_keep_what_is_passed_over() -> None:
+    touch("in/a.png", "in/b.heic", "masks/a.png", "masks/c.txt")
+    assert plan(["in"], Path("out")).with_masks(Path("masks")).passed_over == [Path("in/b.heic")]
+
+
+def test_what_is_read_only_is_written_as_png() -> None:
+    touch("in/a.gif", "in/b.jpg")
+    planned = plan(["in"], Path("out"))
+    assert planned.jobs == [job("in/a.gif", "out/a.png"), job("in/b.jpg", "out/b.jpg")]
+    touch("in/a.png")
+    (problem,) = plan(["in"], Path("out")).problems
+    assert "out/a.png is taken by" in problem.replace("\\", "/")
+
+
+# ---- names
+
+
+@pytest.mark.parametrize("name", ["\u00e9t\u00e9", "\u00c5ngstr\u00f6m", "\ud55c\uae00", "\u304c", "\u1e69"])
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+def test_names_are_one_however_their_accents_are_stored(name: str, forms: tuple[str, str]) -> None:
+    first, second = (unicodedata.normalize(form, name) for form in forms)
+    touch(f"in/{first}/{first}.png", f"masks/{second}/{second}.tif", f"masks/{second}.tif")
+    (one,) = plan(["in"], Path("out")).with_masks(Path("masks")).jobs
+    assert one.mask == Path(f"masks/{second}/{second}.tif")
+    touch(f"L/{first}/{first}.png", f"R/{second}/{second}.png")
+    planned = plan(["L", "R"], Path("out"), views=2)
+    assert planned.problems == []
+    assert [one.sources for one in planned.jobs] == [
+        (Path(f"L/{first}/{first}.png"), Path(f"R/{second}/{second}.png"))
+    ]
 
 
 # ---- what is there already

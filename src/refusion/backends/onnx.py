@@ -2,6 +2,7 @@
 
 import json
 import logging
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from refusion.errors import CheckpointError, RefusionError, first_line
-from refusion.files import atomic
 from refusion.models import checkpoint
 from refusion.restoring.codec import Pictures, States
 from refusion.restoring.restorer import Restorer
@@ -90,46 +90,66 @@ def to_onnx(model: str | Path, folder: str | Path) -> Iterator[str]:
 
     The inputs of the denoiser are x_t and mu (b, c, h, w), t (b,) and for bokeh condition_0 (b, 3); that of
     the encoder is image (b, 3, h, w); those of the decoder are state, image and feature_0, feature_1, ... The
-    metadata of each file has the model's spec and card under "refusion", as JSON. Tracing takes minutes.
+    metadata of each file has the model's spec and card under "refusion", as JSON. Tracing takes minutes. The
+    folder appears when all files are whole.
 
     Args:
         model: see `checkpoint.load`.
         folder: for the files.
 
     Yields:
-        A line for each file, with its difference from the model at two sizes.
+        A line for each graph, with its difference from the model at two sizes.
 
     Raises:
         RefusionError: onnx, onnxscript or onnxruntime is not installed.
-        CheckpointError: see `checkpoint.load`; or the network or the codec has no graph for all sizes.
+        CheckpointError: see `checkpoint.load` and `check`; or a graph differs from the model; or `folder` is
+            a file.
     """
     try:
         import onnx, onnxruntime, onnxscript  # noqa: E401, F401, I001
     except ModuleNotFoundError as error:
         raise RefusionError(f"ONNX needs {error.name}: pip install 'refusion[onnx]'") from error
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file: name a folder for the graphs")
     loaded = checkpoint.load(model, "cpu")
+    check(loaded)
     about = {"spec": loaded.spec.model_dump(mode="json"), "card": loaded.card.model_dump()}
-    folder.mkdir(parents=True, exist_ok=True)
-    for graph in graphs(loaded):
-        path = folder / f"{graph.name}.onnx"
-        with atomic(path) as part:
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=nearest) as parts:
+        for graph in graphs(loaded):
+            name = f"{graph.name}.onnx"
+            part = Path(parts, name)
             write(graph, part, {"refusion": json.dumps(about)})
             difference = largest_difference(graph, part)
             if not difference <= TOLERANCE:
-                raise CheckpointError(f"{path}: differs by {difference:.1e} from the model; report it")
-        yield f"{path}: differs by {difference:.1e} at most"
+                raise CheckpointError(f"{name}: differs by {difference:.1e} from the model; report it")
+            yield f"{folder / name}: differs by {difference:.1e} at most"
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in Path(parts).iterdir():
+            part.replace(folder / part.name)
+
+
+def check(restorer: Restorer) -> None:
+    """Check, without tracing, that there are graphs of a model for all sizes of pictures.
+
+    Raises:
+        CheckpointError: the network has two views or local means, or the codec a size of its own.
+    """
+    network, codec = restorer.network, restorer.codec
+    reasons = {
+        "its network sees two views": network.num_views > 1,
+        "its network takes local means": bool(network.local),
+        f"its codec {type(codec).__name__} computes at a size of its own": not codec.traceable,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise CheckpointError(f"{restorer.name}: {reason}, which has no ONNX graph: use refusion itself")
 
 
 def graphs(restorer: Restorer) -> Iterator[Graph]:
-    """Yield the graphs of a model.
-
-    Raises:
-        CheckpointError: the network has two views or local means, which depend on the size of the picture.
-    """
+    """Yield the graphs of a model that `check` passed."""
     network, codec = restorer.network, restorer.codec
-    if network.num_views > 1 or network.local:
-        raise CheckpointError("networks of two views or local means have no ONNX graph: use refusion itself")
     unit, padded = max(8, network.multiple), max(8, codec.multiple)
 
     def noisy(count: int, height: int, width: int) -> Inputs:

@@ -4,15 +4,26 @@ The modules import nothing heavy, so that help and errors appear at once; each c
 """
 
 import sys
+from typing import Any
 
 from cyclopts import App, CycloptsError
 
 import refusion
 from refusion.cli import measuring, models, restoring, training
 from refusion.cli.console import complain
+from refusion.cli.pipes import spelt_out
 from refusion.errors import RefusionError, first_line
 
-app = App(
+
+class Program(App):
+    """The commands; "-" is standard input or output for `restore`."""
+
+    def __call__(self, tokens: Any = None, **settings: Any) -> Any:
+        words = sys.argv[1:] if tokens is None else tokens
+        return super().__call__(words if isinstance(words, str) else spelt_out(words), **settings)
+
+
+app = Program(
     name="refusion",
     version=refusion.__version__,
     help="Restore photographs with mean-reverting diffusion.",
@@ -30,6 +41,9 @@ for command in (
 ):
     app.command(command)
 app.command(models.import_, name="import")
+app.register_install_completion_command(
+    add_to_startup=False, help="Write the completion of commands and options for your shell, and say where."
+)
 
 
 def main() -> None:

@@ -1,21 +1,52 @@
-"""Messages and progress bars on the terminal."""
+"""Messages and progress bars on the terminal; what strangers wrote is escaped here, and nowhere else."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
+from refusion.errors import printable
+
 T = TypeVar("T")
+
+
+def say(text: object) -> None:
+    """Print a line to stdout."""
+    print(printable(text))
 
 
 def complain(text: object) -> None:
     """Print a line to stderr, without breaking a progress bar."""
     from tqdm import tqdm
 
-    tqdm.write(f"refusion: {text}", file=sys.stderr)
+    tqdm.write(f"refusion: {printable(text)}", file=sys.stderr)
 
 
-def bar(items: Iterable[T], unit: str, total: int | None = None) -> Iterable[T]:
-    """Show a progress bar over items, on terminals only."""
+def bar(items: Iterable[T], unit: str, total: int | None = None, name: str | None = None) -> Iterable[T]:
+    """Show a progress bar over items, on terminals only.
+
+    Args:
+        items: to pass on.
+        unit: of the items.
+        total: number of the items.
+        name: written before the bar.
+    """
     from tqdm import tqdm
 
-    return tqdm(items, unit=unit, total=total, disable=None, leave=False)
+    title = None if name is None else printable(name)
+    return tqdm(items, unit=unit, total=total, desc=title, disable=None, leave=False)
+
+
+@contextmanager
+def meter(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar, on terminals only, and yield what moves it: how many are done, and of how many."""
+    from tqdm import tqdm
+
+    with tqdm(unit=unit, disable=None, leave=False) as shown:
+
+        def move(done: int, total: int) -> None:
+            if shown.total != total:
+                shown.reset(total)
+            shown.update(done - shown.n)
+
+        yield move

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from refusion.cli.console import bar, complain
+from refusion.cli.console import bar, complain, say
 from refusion.cli.flags import Device, SamplingFlags
 from refusion.cli.training import degradation_name
 
@@ -76,9 +76,9 @@ def evaluate(
     if csv:
         measuring.write_csv(rows, csv)
     if name := degradation_name(pairs):
-        print(f"degraded pictures are made by {name}")
+        say(f"degraded pictures are made by {name}")
     if protocol:
-        print(f"protocol {protocol}: {measuring.PROTOCOLS[protocol]}")
+        say(f"protocol {protocol}: {measuring.PROTOCOLS[protocol]}")
     _print_scores(rows)
 
 
@@ -107,9 +107,9 @@ def _print_scores(rows: "Sequence[Row]") -> None:
     more = perceived(rows)
     widths = {name: max(10, len(name) + 2) for name in more}
     heads = "".join(f"{name.upper():>{widths[name]}}" for name in more)
-    print(f"{f'{len(rows)} pictures':12}    PSNR    SSIM  PSNR-Y  SSIM-Y{heads}")
+    say(f"{f'{len(rows)} pictures':12}    PSNR    SSIM  PSNR-Y  SSIM-Y{heads}")
     for i, side in enumerate(("input", "output")):
         mean = mean_scores([getattr(row, side) for row in rows])
         means = [(widths[name], float(np.mean(columns[i]))) for name, columns in more.items()]
         rest = "".join(f"{value:{width}.4f}" for width, value in means)
-        print(f"{side:12}{mean.psnr:8.2f}{mean.ssim:8.4f}{mean.psnr_y:8.2f}{mean.ssim_y:8.4f}{rest}")
+        say(f"{side:12}{mean.psnr:8.2f}{mean.ssim:8.4f}{mean.psnr_y:8.2f}{mean.ssim_y:8.4f}{rest}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from refusion.cli.console import say
 from refusion.cli.flags import Out, PublishedOverrides
 
 if TYPE_CHECKING:
@@ -19,9 +20,9 @@ def models() -> None:
     for path in bundled_models():
         header = read_header(path)
         card, size = header.card, path.stat().st_size / 1e6
-        print(f"{path.stem}: {card.task}, {header.parameters / 1e6:.1f} M parameters, {size:.0f} MB")
+        say(f"{path.stem}: {card.task}, {header.parameters / 1e6:.1f} M parameters, {size:.0f} MB")
         for line in (card.summary, card.terms, _metrics(card)):
-            print(f"    {line}")
+            say(f"    {line}")
 
 
 def info(model: str, *, recipe: Annotated[bool, Parameter(negative="")] = False) -> None:
@@ -38,14 +39,15 @@ def info(model: str, *, recipe: Annotated[bool, Parameter(negative="")] = False)
 
     header = read_header(resolve(model))
     if recipe:
-        print(from_provenance(header).to_yaml(), end="")
+        print(from_provenance(header).to_yaml(), end="")  # YAML escapes what is not printable
         return
     card = header.card
     for name in ("task", "summary", "data", "terms", "training", "limits"):
         if text := getattr(card, name):
-            print(f"{name}: {text}")
+            say(f"{name}: {text}")
     spec = yaml.safe_dump(header.spec.model_dump(mode="json"), sort_keys=False)
-    print(f"measured: {_metrics(card)}\nparameters: {header.parameters}\n\n{spec}", end="")
+    say(f"measured: {_metrics(card)}")
+    print(f"parameters: {header.parameters}\n\n{spec}", end="")
 
 
 def _metrics(card: "Card") -> str:
@@ -72,7 +74,8 @@ def import_(
 
     model = imported([*files, *([partner] if partner else [])], task, **overrides.facts())
     save(out, model.restorer, model.spec, model.card)
-    print("\n".join([*model.notes, str(out)]))
+    for line in (*model.notes, out):
+        say(line)
 
 
 def export(model: str, *, out: Out, to: Literal["published", "onnx", "hub"]) -> None:
@@ -93,4 +96,4 @@ def export(model: str, *, out: Out, to: Literal["published", "onnx", "hub"]) -> 
         "hub": lambda model, folder: [hub.save_pretrained(model, folder)],
     }
     for line in writers[to](model, out):
-        print(line)
+        say(line)

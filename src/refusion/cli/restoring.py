@@ -5,71 +5,109 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from refusion.cli.console import bar, complain
+from refusion.cli.console import bar, complain, say
 from refusion.cli.flags import Device, Out, OutputFlags, SamplingFlags
+from refusion.cli.pipes import Files, files_of
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from refusion.imaging.image import Image
+    from refusion.jobs.plan import Plan
     from refusion.models.checkpoint import Header
+    from refusion.restoring.request import Options
+
+Place = Annotated[Path | None, Parameter(name=["--out", "-o"])]
+GIF_FRAMES, GIF_SIDE = 25, 480
+"""Frames and longest side of an animation: noise takes up to 1.5 bytes a pixel, so less than 9 MB."""
+FORMAT_HELP = "Suffix of the result on standard output, as png; by default that of the input."
 
 
 def restore(
     *paths: Annotated[str, Parameter(required=True)],
-    out: Out = Path("restored"),
+    out: Place = None,
     model: str | None = None,
     sampling: SamplingFlags = SamplingFlags(),
     output: OutputFlags = OutputFlags(),
     device: Device = None,
     overwrite: Annotated[bool, Parameter(negative="--skip")] = False,
+    format: Annotated[str | None, Parameter(help=FORMAT_HELP)] = None,
 ) -> int:
     """Restore pictures: files, folders or glob patterns.
 
     Args:
         paths: Files, folders (with their subfolders) or patterns as "*.jpg". For a stereo model the left
-            and the right view: two files, or two folders of files with equal names.
-        out: A folder, or for a single picture a file. Two views go to left/ and right/ in the folder.
+            and the right view: two files, or two folders of files with equal names. "-" is a picture on
+            standard input.
+        out: A folder, by default restored, or for a single picture a file; "-" is standard output, to which
+            a picture on standard input goes by default. Two views go to left/ and right/ in the folder.
         model: A bundled name (see `refusion models`) or a file; by default shadow-removal, or inpainting
             with --mask or --hole-colour.
         overwrite: Restore pictures again whose results exist, instead of skipping them.
     """
+    from refusion.files import kinds
     from refusion.jobs.plan import plan
-    from refusion.jobs.run import Output, run
-    from refusion.models.checkpoint import load, read_header, resolve
+    from refusion.models.checkpoint import read_header, resolve
 
     default = "inpainting" if output.mask or output.hole_colour else "shadow-removal"
     header = read_header(resolve(model or default))
     options = sampling.options()
     if output.samples > 1:
         options["samples"] = output.samples
-    planned = plan(paths, out, header.spec.views)
-    output.check(len(planned.jobs))
-    _check_lens(header, len(options.get("condition", ())), model or default)
+    with files_of(paths, out, format) as files:
+        if files.piped and output.uncertainty:
+            raise ValueError("--uncertainty writes a second picture: name a file with --out")
+        planned = plan(files.paths, files.out, header.spec.views)
+        output.check(len(planned.jobs))
+        _check_lens(header, len(options.get("condition", ())), model or default)
+        pending = planned if overwrite else planned.pending()
+        skipped = len(planned.jobs) - len(pending.jobs)
+        if output.mask:
+            pending = pending.with_masks(output.mask)
+        for problem in pending.problems:
+            complain(files.named(problem))
+        done, failed = _run(pending, files, header, model or default, options, output, device)
+        failed += len(pending.problems)
     count = len(planned.jobs) + len(planned.problems)
-    pending = planned if overwrite else planned.pending()
-    skipped = len(planned.jobs) - len(pending.jobs)
-    if output.mask:
-        pending = pending.with_masks(output.mask)
-    for problem in pending.problems:
-        complain(problem)
-    failed, done = len(pending.problems), 0
-    if pending.jobs:
-        extra = Output(output.uncertainty, output.trajectory)
-        outcomes = run(pending.jobs, load(header, device), options, extra, output.hole_colour)
-        for outcome in bar(outcomes, "picture", len(pending.jobs)):
-            for notice in outcome.notices:
-                complain(f"{outcome.job.sources[0]}: {notice}")
-            if outcome.error:
-                complain(outcome.error)
-            if outcome.status == "failed":
-                failed += 1
-            else:
-                done += 1
-    notes = [f"restored {done} of {count} to {out}"]
+    by = model or f"{default} (`refusion models` lists others)"
+    notes = [f"restored {done} of {count} to {files.shown} with {by}"]
     if skipped:
         notes.append(f"{skipped} were there already (--overwrite redoes them)")
     if failed:
         notes.append(f"{failed} failed")
-    print("; ".join(notes))
+    if planned.passed_over:
+        notes.append(f"{len(planned.passed_over)} passed over: {kinds(planned.passed_over)}")
+    (complain if files.piped else say)("; ".join(notes))
     return 1 if failed else 0
+
+
+def _run(
+    planned: "Plan",
+    files: Files,
+    header: "Header",
+    name: str,
+    options: "Options",
+    output: OutputFlags,
+    device: str | None,
+) -> tuple[int, int]:
+    """Restore what is planned, say what there is to say, and return how many are done and have failed."""
+    from refusion.jobs.run import Output, run
+    from refusion.models.checkpoint import load
+
+    done = failed = 0
+    if planned.jobs:
+        extra = Output(output.uncertainty, output.trajectory)
+        outcomes = run(planned.jobs, load(header, device), options, extra, output.hole_colour)
+        for outcome in bar(outcomes, "picture", len(planned.jobs), name):
+            for notice in outcome.notices:
+                complain(files.named(f"{outcome.job.sources[0]}: {notice}"))
+            if outcome.error:
+                complain(files.named(outcome.error))
+            if outcome.status == "failed":
+                failed += 1
+            else:
+                done += 1
+    return done, failed
 
 
 def _check_lens(header: "Header", given: int, model: str) -> None:
@@ -89,6 +127,8 @@ def diffuse(
     schedule: str = "cosine",
     mean: bool = False,
     seed: int = 0,
+    frames: int | None = None,
+    side: int | None = None,
 ) -> None:
     """Show the forward process: a clean picture turns into its degraded version plus noise.
 
@@ -101,29 +141,49 @@ def diffuse(
         schedule: Schedule: constant, linear or cosine.
         mean: Show the mean, an interpolation between the two pictures without noise.
         seed: Seed of the noise.
+        frames: Number of frames, evenly spread over the times; by default 25 in a GIF, else all.
+        side: Longest side in pixels, to which the pictures are reduced before; by default 480 in a GIF, else
+            as it is. A GIF of the defaults has less than 10 MB.
     """
+    for name, value in (("frames", frames), ("side", side)):
+        if value is not None and value < 2:
+            raise ValueError(f"{name} is {value}: give at least 2")
+    import numpy as np
     import torch
 
     from refusion.data.pairs import Pair
     from refusion.diffusion.sde import MeanRevertingSDE
     from refusion.imaging.formats import write, write_gif
+    from refusion.imaging.resize import fitted
     from refusion.models.settings import validated
     from refusion.models.spec import Process
     from refusion.restoring.restorer import noise_source
 
     pictures = Pair(lq=(start,), gt=(end,)).read()  # any two of equal size
     clean, degraded = pictures.lq[0], pictures.gt[0]
-    x0, mu = clean.tensor()[None], degraded.tensor()[None]
+    animated = out.suffix.lower() == ".gif"
+    side = side or (GIF_SIDE if animated else max(clean.size))
+    x0, mu = (fitted(picture.tensor()[None], side) for picture in (clean, degraded))
     values = {"schedule": schedule, "steps": steps, "noise_level": noise_level}
     sde = validated(Process, values, "diffuse").build()
     assert isinstance(sde, MeanRevertingSDE)
     sample_noise = (lambda: torch.zeros_like(mu)) if mean else noise_source(mu, seed)
     states = bar(sde.forward(x0, mu, sample_noise), "step", sde.steps + 1)
-    frames = [clean.with_pixels(x[0]) for x in states]
-    if out.suffix.lower() == ".gif":
-        write_gif(frames, out)
+    count = min(frames or (GIF_FRAMES if animated else sde.steps + 1), sde.steps + 1)
+    chosen = {round(t) for t in np.linspace(0, sde.steps, count)}
+    shown = {t: _frame(clean, x[0]) for t, x in enumerate(states) if t in chosen}
+    if animated:
+        write_gif(shown.values(), out)
     else:
         out.mkdir(parents=True, exist_ok=True)
-        for t, frame in enumerate(frames):
+        for t, frame in shown.items():
             write(frame, out / f"{t:04}.png")
-    print(out)
+    say(out)
+
+
+def _frame(picture: "Image", state: "Tensor") -> "Image":
+    """Return a state as a picture, with alpha, depth and profile of the clean one if it has that size."""
+    from refusion.imaging.arrays import from_array
+
+    whole = state.shape[-2:] == picture.size[::-1]
+    return picture.with_pixels(state) if whole else from_array(state.clamp(0, 1))

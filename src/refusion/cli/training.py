@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from refusion.cli.console import complain
+from refusion.cli.console import complain, meter, say
 from refusion.errors import DataError, RefusionError
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def doctor(data: Path, *, recipe: str | None = None, sheet: Path | None = None) 
         sheet: Write a contact sheet, degraded above clean, to this file.
     """
     from refusion.data.pairs import contact_sheet
+    from refusion.files import kinds
     from refusion.imaging.formats import write
     from refusion.training.recipe import load_yaml, resolve
 
@@ -87,14 +88,16 @@ def doctor(data: Path, *, recipe: str | None = None, sheet: Path | None = None) 
         more = f" and {len(finding.sizes) - 8} other sizes" if len(finding.sizes) > 8 else ""
         name = degradation_name(finding.pairs)
         by = f", degraded by {name}" if name else ""
-        print(f"{folder}: {len(finding.pairs)} pairs{by}{': ' if sizes else ''}{sizes}{more}")
+        others = finding.passed_over
+        passed = f"; {len(others)} passed over: {kinds(others)}" if others else ""
+        say(f"{folder}: {len(finding.pairs)} pairs{by}{': ' if sizes else ''}{sizes}{more}{passed}")
         for problem in finding.problems:
             complain(problem)
         problems += len(finding.problems)
         if sheet and finding.pairs:
             target = sheet if len(folders) == 1 else sheet.with_stem(f"{sheet.stem}-{folder.name}")
             write(contact_sheet(finding.pairs), target)
-            print(target)
+            say(target)
     return 1 if problems else 0
 
 
@@ -102,9 +105,10 @@ def _inspect(folder: Path, recipe: "Recipe | None") -> "Finding":
     """Inspect a folder, and check that the recipe's model takes its pairs."""
     from refusion.data.pairs import inspect_pairs
 
-    if recipe is None:
-        return inspect_pairs(folder)
-    finding = inspect_pairs(folder, recipe.data.degradation, recipe.model.enlarge.factor)
+    with meter("pair") as progress:
+        if recipe is None:
+            return inspect_pairs(folder, progress=progress)
+        finding = inspect_pairs(folder, recipe.data.degradation, recipe.model.enlarge.factor, progress)
     if not finding.problems:
         try:
             recipe.pairs(folder)

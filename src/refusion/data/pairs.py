@@ -11,9 +11,10 @@ import torch.nn.functional as F
 
 from refusion.data.degradation import Degradation
 from refusion.errors import DataError, ImageError
+from refusion.files import comparable
 from refusion.imaging.analysis import vertical_offset
 from refusion.imaging.arrays import from_array
-from refusion.imaging.formats import SUFFIXES, read
+from refusion.imaging.formats import READABLE, read
 from refusion.imaging.image import Image, format_sizes
 from refusion.imaging.lens import read_metadata
 from refusion.imaging.resize import antialiased
@@ -111,7 +112,7 @@ class Pair:
 
 
 def stems(folder: Path) -> dict[str, Path]:
-    """Return the picture files directly in a folder, by stem.
+    """Return the picture files directly in a folder, by stem, which is `comparable`.
 
     Raises:
         DataError: the folder is missing, or two pictures share a stem.
@@ -120,10 +121,11 @@ def stems(folder: Path) -> dict[str, Path]:
         raise DataError(f"{folder}: no such folder; pairs live in lq/ and gt/ with equal file stems")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-            if path.stem in found:
-                raise DataError(f"{path}: same stem as {found[path.stem].name}; rename one of them")
-            found[path.stem] = path
+        if path.suffix.lower() in READABLE and not path.name.startswith("."):
+            stem = comparable(path.stem)
+            if stem in found:
+                raise DataError(f"{path}: same stem as {found[stem].name}; rename one of them")
+            found[stem] = path
     return found
 
 
@@ -159,7 +161,8 @@ def _matched(folder: Path, degradation: Degradation | None, factor: int) -> tupl
         gt = {stem: files for stem, files in gt.items() if stem in lq}
     conditions: dict[str, tuple[float, ...]] = {}
     if (folder / METADATA).exists():
-        conditions.update(read_metadata(folder / METADATA))
+        told = read_metadata(folder / METADATA)
+        conditions.update({comparable(name): numbers for name, numbers in told.items()})
         alone += [f"{stem} is not in {METADATA}" for stem in gt if stem not in conditions]
         alone += [f"{stem} of {METADATA}" for stem in conditions if stem not in gt]
         gt = {stem: files for stem, files in gt.items() if stem in conditions}
@@ -196,7 +199,7 @@ def find_pairs(
     if alone:
         raise DataError(f"{folder}: {len(alone)} pictures without a partner: {', '.join(alone)}")
     if not pairs:
-        raise DataError(f"{folder}: no pictures in lq/ and gt/; they may end in {', '.join(SUFFIXES)}")
+        raise DataError(f"{folder}: no pictures in lq/ and gt/; they may end in {', '.join(READABLE)}")
     if degradation is None and not pairs[0].lq:
         raise DataError(f"{folder}: no lq/ with degraded pictures, and no data.degradation that makes them")
     for pair in pairs:
@@ -210,20 +213,41 @@ def find_pairs(
 
 @dataclass(frozen=True)
 class Finding:
-    """The report of `inspect_pairs` on a folder; without `problems` it can be trained on."""
+    """The report of `inspect_pairs` on a folder; without `problems` it can be trained on.
+
+    Args:
+        pairs: that can be trained on.
+        sizes: of the degraded pictures, with their counts.
+        problems: a line for each.
+        passed_over: files beside the pictures that are of a kind which is not read.
+    """
 
     pairs: list[Pair]
     sizes: dict[tuple[int, int], int]
     problems: list[str]
+    passed_over: list[Path]
 
 
-def inspect_pairs(folder: Path, degradation: Degradation | None = None, factor: int = 1) -> Finding:
-    """Open every picture of a folder of pairs and report all its problems at once."""
+def inspect_pairs(
+    folder: Path,
+    degradation: Degradation | None = None,
+    factor: int = 1,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> Finding:
+    """Open every picture of a folder of pairs and report all its problems at once.
+
+    Args:
+        folder: see `find_pairs`.
+        degradation: see `find_pairs`.
+        factor: see `find_pairs`.
+        progress: called with the number of pairs that are looked at, and that of all.
+    """
     matched, alone = _matched(folder, degradation, factor)
     problems = [f"{name}: no partner" for name in alone]
     pairs: list[Pair] = []
     sizes: dict[tuple[int, int], int] = {}
-    for pair in matched:
+    for done, pair in enumerate(matched):
+        progress(done, len(matched))
         try:
             if not pair.lq and degradation is None:
                 raise DataError(f"{pair.name}: no degraded picture; name a recipe that makes it")
@@ -236,9 +260,19 @@ def inspect_pairs(folder: Path, degradation: Degradation | None = None, factor: 
             problems.append(f"{pair.name}: right is {offset:+.1f} pixels lower than left; rectify them")
         pairs.append(pair)
         sizes[views.lq[0].size] = sizes.get(views.lq[0].size, 0) + 1
+    progress(len(matched), len(matched))
     if not matched and not alone:
         problems.append(f"{folder}: no pictures")
-    return Finding(pairs, sizes, problems)
+    return Finding(pairs, sizes, problems, _passed_over(folder))
+
+
+def _passed_over(folder: Path) -> list[Path]:
+    """Return the files beside the pictures of pairs that are not read, but hidden ones and meta.txt."""
+    parts = [folder / part for part in ("lq", "gt") if (folder / part).is_dir()] or [folder]
+    places = [place for part in parts for place in (part, *(part / side for side in SIDES)) if place.is_dir()]
+    files = [path for place in places for path in sorted(place.iterdir()) if path.is_file()]
+    others = [path for path in files if path.suffix.lower() not in READABLE and path.name[0] != "."]
+    return [path for path in others if path != folder / METADATA]
 
 
 def contact_sheet(pairs: Sequence[Pair], columns: int = 8, side: int = 160) -> Image:

@@ -9,6 +9,8 @@ can store them:
     .jpg   .jpeg         8 bit, grey, quality 95, 4:4:4; alpha is flattened on white
     .avif                8 or 12 bit, alpha, quality 90, 4:4:4; 10 and 12 bit are read as 16
 
+    .gif   .bmp   .jp2   .jxl   read only, where libvips can
+
 CMYK becomes sRGB, palettes are expanded, floating-point samples are read as 16 bit, and of several pages or
 frames the first is taken. libvips hangs in a forked process whose parent has used it: spawn workers.
 """
@@ -40,6 +42,7 @@ class _Format:
     alpha: bool
     options: dict[str, object]  # of the encoder
     fail_on: str = "truncated"  # the mildest fault at which the decoder gives up
+    loader: str = ""  # of libvips, if not every libvips has it
 
 
 _PNG = _Format(re.compile(rb"\x89PNG\r\n\x1a\n"), 16, True, True, {})
@@ -60,7 +63,7 @@ _AVIF = _Format(
     True,
     {"Q": 90, "subsample_mode": "off", "effort": 3},
 )  # effort 4, the default, takes six times as long for the same picture
-_GIF = _Format(re.compile(rb"GIF8"), 8, False, False, {})  # written only
+_GIF = _Format(re.compile(rb"GIF8"), 8, False, False, {}, loader="gifload_buffer")  # written as animation
 _FORMATS = {
     ".png": _PNG,
     ".jpg": _JPEG,
@@ -71,8 +74,39 @@ _FORMATS = {
     ".avif": _AVIF,
 }
 
+_READ_ONLY = {
+    ".gif": _GIF,
+    ".bmp": _Format(
+        re.compile(rb"(?s)BM.{12}[\x0c\x28\x34\x38\x6c\x7c]\0\0\0"),
+        8,
+        False,
+        False,
+        {},
+        loader="magickload_buffer",
+    ),
+    ".jp2": _Format(
+        re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
+        16,
+        True,
+        True,
+        {},
+        loader="jp2kload_buffer",
+    ),
+    ".jxl": _Format(
+        re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), 16, True, True, {}, loader="jxlload_buffer"
+    ),
+}
+_KINDS = {**_FORMATS, **_READ_ONLY}
+
+
+def _has_loader(form: _Format) -> bool:
+    return not form.loader or pyvips.type_find("VipsOperation", form.loader) != 0
+
+
 SUFFIXES = tuple(_FORMATS)
 """Suffixes of the files that are read and written, in lower case; upper case is accepted, too."""
+READABLE = (*SUFFIXES, *(suffix for suffix, form in _READ_ONLY.items() if _has_loader(form)))
+"""Suffixes of the files that are read, which depends on the libvips that is installed."""
 
 _LISTED = " ".join(SUFFIXES)
 MAX_PIXELS = 400_000_000
@@ -106,9 +140,16 @@ def decode(data: bytes, name: str = "the picture", max_pixels: int = MAX_PIXELS)
     """
     if not data:
         raise ImageError(f"{name} is empty: get a whole copy of it")
-    form = next((candidate for candidate in _FORMATS.values() if candidate.magic.match(data)), None)
-    if form is None:
-        raise ImageError(f"{name} is not a picture in one of the formats {_LISTED}: convert it first")
+    suffix = _suffix(data)
+    if suffix is None:
+        raise ImageError(
+            f"{name} is not a picture in one of the formats {' '.join(READABLE)}: convert it first"
+        )
+    form = _KINDS[suffix]
+    if not _has_loader(form):
+        raise ImageError(
+            f"{name} is a {suffix} file, which the installed libvips does not read: convert it first"
+        )
     try:
         # From memory, because libvips caches by file name and returns the old picture of a file that was
         # overwritten. Sequential, because otherwise it decodes large pictures to a file on disk first.
@@ -123,6 +164,22 @@ def decode(data: bytes, name: str = "the picture", max_pixels: int = MAX_PIXELS)
         raise ImageError(
             f"{name} is damaged, cut short or of a rare kind ({_line(error)}): get another copy or convert it"
         ) from None
+
+
+def _suffix(data: bytes) -> str | None:
+    """Return the suffix of the format of which these bytes are the first; None if it is unknown."""
+    return next((suffix for suffix, form in _KINDS.items() if form.magic.match(data)), None)
+
+
+def is_picture(data: bytes) -> bool:
+    """Return whether these are the first bytes of a picture, which may be damaged further on."""
+    return _suffix(data) is not None
+
+
+def writable_suffix(data: bytes) -> str:
+    """Return the suffix of the format of a file's first bytes, or .png if that format is not written."""
+    suffix = _suffix(data)
+    return suffix if suffix in SUFFIXES else ".png"
 
 
 def _content(path: Path) -> bytes:

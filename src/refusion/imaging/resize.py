@@ -26,6 +26,15 @@ def reduced(pictures: Float[Tensor, "b c h w"], factor: int) -> Float[Tensor, "b
     return antialiased(whole, (height, width), "bicubic").clamp(0, 1)
 
 
+def fitted(pictures: Float[Tensor, "b c h w"], side: int) -> Float[Tensor, "b c fitted_h fitted_w"]:
+    """Reduce pictures until the longest side is `side`; smaller ones stay as they are."""
+    height, width = pictures.shape[-2:]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return pictures
+    return antialiased(pictures, (max(1, round(height * scale)), max(1, round(width * scale))))
+
+
 @dataclass(frozen=True)
 class Enlarge:
     """The enlargement of an input picture, the first step of super-resolution.

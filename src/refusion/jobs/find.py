@@ -5,45 +5,64 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from refusion.errors import ImageError
-from refusion.imaging.formats import SUFFIXES
+from refusion.files import kinds
+from refusion.imaging.formats import READABLE
+
+
+class Found(NamedTuple):
+    """The files of one path: pictures in the order of people, and others, which are not restored."""
+
+    pictures: list[Path]
+    others: list[Path]
 
 
 def find(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Return the pictures of files, folders and patterns, each once.
 
     A file counts whatever its name. A folder stands for the files in it and its subfolders that end in one of
-    `SUFFIXES` and are not hidden, 2.png before 10.png. A pattern (`*`, `?`, `[abc]`, `**`) stands for those
+    `READABLE` and are not hidden, 2.png before 10.png. A pattern (`*`, `?`, `[abc]`, `**`) stands for those
     of all that it matches, for shells that do not expand patterns, as on Windows.
 
     Raises:
         ImageError: one of `paths` does not exist or has no pictures.
     """
-    return list(dict.fromkeys(found for path in paths for found in _found(Path(path))))
+    return list(dict.fromkeys(found for path in paths for found in search(path).pictures))
 
 
-def _found(path: Path) -> list[Path]:
+def search(path: str | os.PathLike[str]) -> Found:
+    """Return the files of a file, a folder or a pattern; see `find`.
+
+    Raises:
+        ImageError: there is no such path, or it has no pictures.
+    """
+    path = Path(path)
     if path.is_file():
-        return [path]
+        return Found([path], [])
     if path.is_dir():
-        pictures = _inside(path)
+        files = _inside(path)
     elif glob.has_magic(str(path)):
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - Path.glob knows no absolute patterns
-        pictures = [picture for match in matches for picture in _inside(match)]
+        files = list(dict.fromkeys(file for match in matches for file in _inside(match)))
     else:
         raise ImageError(f"{path} does not exist: check its name and folder")
+    pictures = [file for file in files if file.suffix.lower() in READABLE]
+    others = [file for file in files if file.suffix.lower() not in READABLE]
     if not pictures:
-        raise ImageError(f"{path} gives no pictures: expected files that end in one of {' '.join(SUFFIXES)}")
-    return sorted(pictures, key=_natural)
+        held = f", only {kinds(others)}" if others else ""
+        expected = f"expected files that end in one of {' '.join(READABLE)}"
+        raise ImageError(f"{path} gives no pictures{held}: {expected}")
+    return Found(sorted(pictures, key=_natural), others)
 
 
 def _inside(place: Path) -> list[Path]:
-    """Return the pictures in a folder; for a file, itself."""
+    """Return the files in a folder that are not hidden; for a file, itself."""
     inside = [
         path for path in place.rglob("*") if not any(p[0] == "." for p in path.relative_to(place).parts)
     ]
-    return [path for path in [place, *inside] if path.suffix.lower() in SUFFIXES and path.is_file()]
+    return [path for path in [place, *inside] if path.is_file()]
 
 
 def _natural(path: Path) -> tuple[list[list[str | int]], Path]:

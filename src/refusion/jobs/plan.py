@@ -6,8 +6,9 @@ from pathlib import Path
 
 from refusion.data.pairs import SIDES
 from refusion.errors import ImageError
-from refusion.imaging.formats import SUFFIXES
-from refusion.jobs.find import find
+from refusion.files import comparable
+from refusion.imaging.formats import READABLE, SUFFIXES
+from refusion.jobs.find import find, search
 
 Files = tuple[Path, ...]
 """Files of one scene: a picture, or its left and right view."""
@@ -35,10 +36,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """Jobs, and a line for every problem that prevents one."""
+    """The jobs of files, folders and patterns, and what prevents others.
+
+    Args:
+        jobs: to do.
+        problems: a line for each that prevents a job.
+        passed_over: files in the folders that are not pictures, or of a kind that is not read.
+    """
 
     jobs: list[Job] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    passed_over: list[Path] = field(default_factory=list)
 
     def pending(self) -> "Plan":
         """Return the plan without the jobs whose results exist."""
@@ -48,15 +56,16 @@ class Plan:
         """Return the plan with a mask for every picture.
 
         Args:
-            mask: a file for all pictures, or a folder with a file of the same name for each; of several
-                pictures of one name, the names of their folders must match, too.
+            mask: a file for all pictures, or a folder with a file of the same name for each, see
+                `refusion.files.comparable`; of several pictures of one name, the names of their folders must
+                match, too.
         """
         if not mask.is_dir():
             return replace(self, jobs=[replace(job, mask=mask) for job in self.jobs])
-        masks = {path.relative_to(mask).with_suffix(""): path for path in find([mask])}
-        masked = Plan(problems=[*self.problems])
+        masks = {_name(path.relative_to(mask)): path for path in find([mask])}
+        masked = replace(self, jobs=[], problems=[*self.problems])
         for job in self.jobs:
-            parts = job.sources[0].resolve().with_suffix("").parts[1:]
+            parts = _name(job.sources[0].resolve()).parts[1:]
             names = (Path(*parts[i:]) for i in range(len(parts)))
             name = next((name for name in names if name in masks), None)
             if name is None:
@@ -90,19 +99,23 @@ def _plan_pictures(paths: Iterable[str], out: Path) -> Plan:
         raise ImageError(f"{out}: name a file with one of {formats}, or a folder without a dot in its name")
     planned = Plan()
     jobs: dict[Path, Job] = {}  # of each source one, to where it was found last
+    passed: dict[Path, None] = {}
     source_of: dict[Path, Path] = {}
     for path in paths:
         root = Path(path)
         try:
-            sources = find([path])
+            sources, others = search(path)
         except ImageError as error:
             planned.problems.append(str(error))
             continue
+        passed.update(
+            dict.fromkeys(other for other in others if not _within(other, out) or _within(root, out))
+        )
         for source in sources:
             if not single and _within(source, out) and not _within(root, out):
                 continue
             inner = source.relative_to(root) if root.is_dir() else Path(source.name)
-            target = out if single else out / inner
+            target = out if single else out / _written(inner)
             if target in source_of:
                 other = source_of[target]
                 if other != source:
@@ -113,7 +126,7 @@ def _plan_pictures(paths: Iterable[str], out: Path) -> Plan:
                 planned.problems.append(f"{source} would be replaced by its restoration: give another --out")
             else:
                 jobs[source] = Job((source,), (target,))
-    return replace(planned, jobs=list(jobs.values()))
+    return replace(planned, jobs=list(jobs.values()), passed_over=list(passed))
 
 
 def _plan_views(paths: Sequence[str], out: Path) -> Plan:
@@ -123,7 +136,8 @@ def _plan_views(paths: Sequence[str], out: Path) -> Plan:
         raise ImageError(f"{out}: two views are written, name a folder without a dot in its name")
     left = _plan_pictures(paths[:1], out / SIDES[0])
     right = _plan_pictures(paths[1:], out / SIDES[1])
-    joined = Plan(problems=[*left.problems, *right.problems])
+    others = list(dict.fromkeys([*left.passed_over, *right.passed_over]))
+    joined = Plan(problems=[*left.problems, *right.problems], passed_over=others)
     folders = any(Path(path).is_dir() for path in paths)
     if not folders and len(left.jobs) == len(right.jobs) == 1:
         joined.jobs.append(_joined(left.jobs[0], right.jobs[0]))
@@ -131,7 +145,7 @@ def _plan_views(paths: Sequence[str], out: Path) -> Plan:
     views: tuple[dict[Path, Job], dict[Path, Job]] = ({}, {})
     for planned, side, jobs in zip((left, right), SIDES, views, strict=True):
         for job in planned.jobs:
-            inner = job.targets[0].relative_to(out / side).with_suffix("")
+            inner = _name(job.targets[0].relative_to(out / side))
             first = jobs.setdefault(inner, job).sources[0]
             if first != job.sources[0]:
                 joined.problems.append(f"{job.sources[0]}: same stem as {first.name}; rename one of them")
@@ -146,6 +160,17 @@ def _plan_views(paths: Sequence[str], out: Path) -> Plan:
 
 def _joined(left: Job, right: Job) -> Job:
     return Job(left.sources + right.sources, left.targets + right.targets)
+
+
+def _name(path: Path) -> Path:
+    """Return a path without its suffix, as it is compared with others."""
+    return Path(comparable(str(path.with_suffix(""))))
+
+
+def _written(path: Path) -> Path:
+    """Return the name of a result: that of its source, but .png for kinds that are read only."""
+    suffix = path.suffix.lower()
+    return path.with_suffix(".png") if suffix in READABLE and suffix not in SUFFIXES else path
 
 
 def _within(path: Path, folder: Path) -> bool:

@@ -41,6 +41,8 @@ class Codec(nn.Module, ABC):
     """Range of the values of a state, to which estimates are clamped; None if they are not."""
     multiple: int = 1
     """Pictures are padded to multiples of this before they are encoded."""
+    traceable: bool = True
+    """Whether one graph computes pictures of all sizes, as ONNX needs it."""
     working_bytes: int = 0
     """Peak memory in bytes for each pixel of the picture, besides a few copies of it, as measured."""
 
@@ -116,6 +118,7 @@ class Pyramid(Codec):
     """
 
     bounds = (0.0, 1.0)
+    traceable = False  # the reduced picture has a size of its own
 
     def __init__(self, longest_side: int = 208, factor: int = 4, dark: float = 0.05) -> None:
         super().__init__()
