@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pytest
@@ -28,8 +28,6 @@ from refusion.diffusion.sampling import SAMPLERS
 from refusion.diffusion.schedule import SCHEDULES
 from refusion.errors import CheckpointError, DataError, RecipeError, RefusionError
 from refusion.evaluation.evaluate import evaluate, mean_scores
-from refusion.imaging.arrays import from_array
-from refusion.imaging.formats import write
 from refusion.models.checkpoint import read_header
 from refusion.models.spec import CODECS, NETWORKS
 from refusion.nn.network import Network
@@ -63,21 +61,6 @@ LATENT = {
     "codec_training": {**TINY["training"], "patch": [16, 16], "skip_dropout": 0.2, "gate": -99},
 }
 """Two stages; the first is too short for its codec to be of use."""
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six pairs to train on and three to validate: the degraded picture is darker."""
-    folder = tmp_path_factory.mktemp("pairs")
-    rng = np.random.default_rng(0)
-    for part, count in (("train", 6), ("val", 3)):
-        for side in ("lq", "gt"):
-            (folder / part / side).mkdir(parents=True)
-        for i in range(count):
-            gt = rng.uniform(0.2, 0.8, (4, 5, 3)).repeat(6, 0).repeat(6, 1)
-            write(from_array(gt), folder / part / "gt" / f"{i}.png")
-            write(from_array(gt * 0.6), folder / part / "lq" / f"{i}.png")
-    return folder
 
 
 def recipe(pairs: Path, values: dict[str, Any] = TINY, **overrides: object) -> Recipe:
@@ -235,11 +218,16 @@ def test_validation_measures_as_evaluate_does(pairs: Path, tmp_path: Path) -> No
     assert metrics["val_psnr"] == round(mean_scores(scores).psnr, 2)
 
 
-def test_a_run_keeps_its_number_of_processes(pairs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [{"processes": 2, "samples": 4}, {"processes": 2}])
+def test_a_run_keeps_its_number_of_samples_a_step(
+    pairs: Path, tmp_path: Path, change: dict[str, int]
+) -> None:
+    """Also one of an earlier version, whose checkpoints tell the number of processes only."""
     train(recipe(pairs, training__steps=1), tmp_path)
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    torch.save({**state, "processes": 2}, tmp_path / "last.ckpt")
-    with pytest.raises(RecipeError, match="begun by 2 processes, not 1"):
+    del state["samples"]
+    torch.save({**state, **change}, tmp_path / "last.ckpt")
+    with pytest.raises(RecipeError, match="begun with 4 samples a step, not 2"):
         train(recipe(pairs, training__steps=1), tmp_path)
 
 
@@ -323,8 +311,8 @@ def test_fine_tuning_another_kind_of_model_is_an_error(
 
 def test_another_recipe_in_the_same_folder_is_an_error(pairs: Path, tmp_path: Path) -> None:
     train(recipe(pairs, training__steps=1), tmp_path)
-    with pytest.raises(RecipeError, match=r"training\.batch 2 -> 3"):
-        train(recipe(pairs, training__steps=1, training__batch=3), tmp_path)
+    with pytest.raises(RecipeError, match=r"training\.seed 0 -> 3"):
+        train(recipe(pairs, training__steps=1, training__seed=3), tmp_path)
 
 
 def test_steps_that_would_not_be_validated_are_an_error(pairs: Path, tmp_path: Path) -> None:
@@ -365,13 +353,13 @@ def test_a_failed_save_leaves_the_old_checkpoint(pairs: Path, tmp_path: Path) ->
     train(recipe(pairs, training__steps=1), tmp_path)
     before = (tmp_path / "last.ckpt").read_bytes()
 
-    def breaks(content: object, path: Path) -> None:
-        path.write_bytes(b"half")
+    def breaks(content: object, file: BinaryIO) -> None:
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "save", breaks)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(RefusionError, match=r"last\.ckpt: No space left on device;"):
             train(recipe(pairs, training__steps=1), tmp_path)
     assert (tmp_path / "last.ckpt").read_bytes() == before
     assert not list(tmp_path.rglob("*.part"))

@@ -53,7 +53,7 @@ class Loop(Settings):
 
     Args:
         steps: optimizer steps.
-        batch: samples per process and step.
+        batch: samples per process and batch.
         accumulate: batches per optimizer step.
         optimizer: with `learning_rate`, `betas` and `weight_decay`.
         lr_schedule: learning-rate schedule after `warmup` steps of linear rise: "cosine" down to

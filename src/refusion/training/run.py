@@ -1,20 +1,18 @@
 """Training by a recipe: its stages run one after another in one folder."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
+from lightning.fabric import Fabric
 
 from refusion.errors import RecipeError
-from refusion.files import atomic
 from refusion.models import checkpoint
 from refusion.restoring.restorer import Restorer
-from refusion.training.recipe import Recipe, load_yaml
+from refusion.training.recipe import Recipe
+from refusion.training.run_dir import claim
 from refusion.training.stages import CODEC, stages
+from refusion.training.stopping import Stop, stop_requests
 from refusion.training.trainer import fit, make_fabric
-
-RECIPE = "recipe.yaml"
 
 
 def train(
@@ -33,21 +31,28 @@ def train(
         The file of the released model, that with the best validation score.
 
     Raises:
-        RecipeError: `out` holds a run of another recipe, `start` is another kind of model, or the last
-            steps would not be validated.
+        RecipeError: `out` holds a run of another recipe, see `check_run_dir`, `start` is another kind of
+            model, or the last steps would not be validated.
         DataError: see `Recipe.pairs`.
-        RefusionError: the run diverged before its first validation, or the gain of the codec is below
-            the recipe's gate.
+        CheckpointError: every checkpoint of the run is damaged.
+        RefusionError: another training holds `out`, a file cannot be written, as on a full disk, the run
+            diverged before its first validation, or the gain of the codec is below the recipe's gate.
+        KeyboardInterrupt or SystemExit: SIGINT or SIGTERM asked to stop; the run resumes where it stopped.
     """
     for name, loop in (("codec_training", recipe.codec_training), ("training", recipe.training)):
         if loop.steps % loop.validated_every:
             multiple = f"no multiple of validate_every {loop.validate_every}"
             raise RecipeError(f"{name}.steps {loop.steps} is {multiple}: the end is lost")
-    source = _fine_tuned(recipe, start) if start else None
-    fabric = make_fabric(devices, nodes)
-    fabric.launch()
-    out.mkdir(parents=True, exist_ok=True)
-    check_run_dir(out, recipe)
+    with stop_requests() as stop:
+        source = _fine_tuned(recipe, start) if start else None
+        fabric = make_fabric(devices, nodes)
+        fabric.launch()
+        with claim(out, recipe, fabric):
+            return _train(recipe, out, source, fabric, stop)
+
+
+def _train(recipe: Recipe, out: Path, source: Restorer | None, fabric: Fabric, stop: Stop) -> Path:
+    """Run the stages of a recipe in a folder that is held."""
     torch.manual_seed(recipe.training.seed)
     restorer = recipe.model.build()
     if source is not None:
@@ -60,7 +65,8 @@ def train(
     for stage_type in stages(recipe):
         stage = stage_type(restorer, recipe, out, metrics)
         if not stage.done:
-            fit(stage, fabric)
+            fit(stage, fabric, stop)
+        stop.check()
         metrics |= stage.finish(fabric)
     return out / checkpoint.MODEL
 
@@ -77,27 +83,3 @@ def _fine_tuned(recipe: Recipe, start: str | Path) -> Restorer:
         if was != expected:
             raise RecipeError(f"{part} of {start} is {was}, of the recipe {now}: fine-tuning changes neither")
     return checkpoint.load(header, "cpu")
-
-
-def check_run_dir(out: Path, recipe: Recipe) -> None:
-    """Write the recipe to the folder of a run, or check that the one in it has the same values."""
-    note = out / RECIPE
-    if not note.exists():
-        with atomic(note) as part:
-            part.write_text(recipe.to_yaml(), encoding="utf-8")
-        return
-    earlier = dict(_flat(load_yaml(note).model_dump()))
-    now = dict(_flat(recipe.model_dump()))
-    keys = dict.fromkeys([*now, *earlier])  # the keys of a component depend on its class
-    keys.pop("codec_training.gate")  # has no effect on the weights
-    changed = [f"{k} {earlier.get(k)} -> {now.get(k)}" for k in keys if earlier.get(k) != now.get(k)]
-    if changed:
-        raise RecipeError(f"{out} holds a run with other values ({'; '.join(changed)}): give another folder")
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from lightning.fabric import Fabric
 from torch import Tensor, nn
@@ -14,12 +13,12 @@ from torch.optim import Optimizer
 
 from refusion.data.dataset import TrainingSamples
 from refusion.data.pairs import Pair
-from refusion.errors import RecipeError
-from refusion.files import atomic
+from refusion.errors import CheckpointError, RecipeError
 from refusion.imaging.image import Image
+from refusion.training import checkpoints
+from refusion.training.checkpoints import LAST
+from refusion.training.randomness import StepRandom
 from refusion.training.recipe import Loop, Recipe
-
-LAST = "last.ckpt"
 
 
 class Stage(ABC):
@@ -46,7 +45,7 @@ class Stage(ABC):
         lq: Float[Tensor, "b 3 h w"],
         gt: Float[Tensor, "b 3 h w"],
         condition: Float[Tensor, "scenes conditions"],
-        generator: torch.Generator,
+        random: StepRandom,
     ) -> Float[Tensor, ""]:
         """Return the loss of a batch, in which the views of a scene follow each other."""
 
@@ -87,9 +86,16 @@ class Stage(ABC):
             )
 
     def load_best(self) -> None:
-        """Fill learner and average with the weights of the best validation."""
-        _, file = torch.load(self.out / LAST, weights_only=True, mmap=True)["best"][0]
-        self.load_state_dict(torch.load(self.out / file, weights_only=True, map_location="cpu")["state_dict"])
+        """Fill learner and average with the weights of the best validation.
+
+        Raises:
+            CheckpointError: no best checkpoint is whole.
+        """
+        last = checkpoints.newest(self.out)
+        best = checkpoints.read_best(self.out, last.content["best"]) if last else None
+        if best is None:
+            raise CheckpointError(f"{self.out}: no whole best checkpoint is left; give another folder")
+        self.load_state_dict(best.content["state_dict"])
 
 
 @dataclass
@@ -108,35 +114,52 @@ class Progress:
 
 
 def save(stage: Stage, optimizer: Optimizer, at: Progress, path: Path, fabric: Fabric) -> None:
-    """Write a checkpoint, whole or not at all."""
+    """Write a checkpoint, whole or not at all, see `checkpoints.write`."""
     if fabric.is_global_zero:
         content = {
             "global_step": at.step,
             "validated": at.validated,
             "best": at.best,
             "processes": fabric.world_size,
+            "samples": samples_per_step(stage.loop, fabric.world_size),
             "state_dict": stage.state_dict(),
             "optimizer": optimizer.state_dict(),
         }
-        with atomic(path) as part:
-            torch.save(content, part)
+        checkpoints.write(path, content)
     fabric.barrier()
 
 
+def samples_per_step(loop: Loop, processes: int) -> int:
+    """Return the number of samples of an optimizer step."""
+    return loop.batch * loop.accumulate * processes
+
+
 def resume(stage: Stage, optimizer: Optimizer, fabric: Fabric) -> Progress:
-    """Load the run's last checkpoint if there is one."""
-    last, loop = stage.out / LAST, stage.loop
+    """Load the run's newest whole checkpoint if there is one, and say so if it is not the last.
+
+    Raises:
+        RecipeError: the run was begun with another number of samples a step.
+        CheckpointError: there are checkpoints, and all of them are damaged.
+    """
+    loop, at = stage.loop, Progress()
     stage.out.mkdir(parents=True, exist_ok=True)
-    at = Progress()
-    if last.exists():
-        saved = torch.load(last, weights_only=True, map_location="cpu")
-        before, now = saved["processes"], fabric.world_size
+    found = checkpoints.read_newest(stage.out)
+    now = samples_per_step(loop, fabric.world_size)
+    if found is not None:
+        saved = found.content
+        before = saved.get("samples", samples_per_step(loop, saved["processes"]))
         if before != now:  # the numbers of the samples depend on it, and so the rest of the run
-            raise RecipeError(f"{stage.out} was begun by {before} processes, not {now}: give as many")
+            raise RecipeError(
+                f"{stage.out} was begun with {before} samples a step, not {now} (batch x accumulate x "
+                "processes): give as many"
+            )
         stage.load_state_dict(saved["state_dict"])
         optimizer.load_state_dict(saved["optimizer"])
-        at = Progress(saved["global_step"], saved["validated"], [tuple(entry) for entry in saved["best"]])
+        best = [(psnr, name) for psnr, name in saved["best"] if (stage.out / name).exists()]
+        at = Progress(saved["global_step"], saved["validated"], best)
+    fabric.barrier()
     if fabric.is_global_zero:
-        samples = loop.batch * loop.accumulate * fabric.world_size
-        print(f"{stage.out}: step {at.step} of {loop.steps}, {samples} samples a step", flush=True)
+        if found is not None and found.path.name != LAST:
+            checkpoints.set_aside(stage.out)
+        print(f"{stage.out}: step {at.step} of {loop.steps}, {now} samples a step", flush=True)
     return at

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -23,6 +22,7 @@ from refusion.models import checkpoint
 from refusion.nn.network import Network
 from refusion.restoring.codec import Codec, Pictures
 from refusion.restoring.restorer import Restorer
+from refusion.training.randomness import StepRandom
 from refusion.training.recipe import Recipe
 from refusion.training.stage import Stage
 
@@ -60,14 +60,12 @@ class CodecStage(Stage):
             pairs, settings.patch, augment, settings.seed, scenes, data.degradation, self.recipe.model.enlarge
         )
 
-    def loss(
-        self, lq: Pictures, gt: Pictures, condition: Condition, generator: torch.Generator
-    ) -> Float[Tensor, ""]:
+    def loss(self, lq: Pictures, gt: Pictures, condition: Condition, random: StepRandom) -> Float[Tensor, ""]:
         settings = self.recipe.codec_training
-        chances = torch.rand(len(lq) + 1, generator=generator, device=lq.device)
-        if chances[0] < settings.swap:
+        chance, chances = random.chances(len(lq) // len(condition))
+        if chance < settings.swap:
             lq, gt = gt, lq
-        drop = chances[1:] < settings.skip_dropout
+        drop = chances < settings.skip_dropout
         codec = self.learner
         return replacing_loss(codec.encode, codec.decode, lq, gt, drop, settings.replacing, settings.regular)
 
@@ -148,20 +146,16 @@ class DiffusionStage(Stage):
             raise DataError(f"the training pairs: {error}") from error
         return samples
 
-    def loss(
-        self, lq: Pictures, gt: Pictures, condition: Condition, generator: torch.Generator
-    ) -> Float[Tensor, ""]:
+    def loss(self, lq: Pictures, gt: Pictures, condition: Condition, random: StepRandom) -> Float[Tensor, ""]:
         training, sde = self.recipe.training, self.restorer.sde
         network, codec = self.learner.network, self.learner.codec
         mu, features, size = codec.encode(lq)
         x0 = codec.encode(gt).mu
-        random: dict[str, Any] = {"generator": generator, "device": mu.device}
-        scenes = len(condition)
-        t = torch.randint(1, sde.steps + 1, (scenes,), **random)
-        t = torch.where(torch.rand(scenes, **random) < training.p_terminal, sde.steps, t)
-        noise = torch.randn((scenes, *mu.shape[1:]), **random)
+        t = random.integers(1, sde.steps + 1)
+        t = torch.where(random.uniform() < training.p_terminal, sde.steps, t)
+        noise = random.normal(mu.shape[1:])
         # The views of a scene share time and noise, as in restoration.
-        views = len(mu) // scenes
+        views = len(mu) // len(condition)
         t = t.repeat_interleave(views, 0)
         noise = noise.repeat_interleave(views, 0)
         condition = condition.repeat_interleave(views, 0)

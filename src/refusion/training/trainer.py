@@ -3,14 +3,10 @@
 So a run that was killed goes on from its last checkpoint to the same bits as one that was not.
 """
 
-import contextlib
 import math
-import signal
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -23,11 +19,16 @@ from torch.utils.data import DataLoader
 
 from refusion.data.dataset import StepBatches
 from refusion.data.pairs import Pair, stems
-from refusion.errors import DataError, RefusionError
+from refusion.errors import DataError, ImageError, RefusionError
+from refusion.imaging.image import Image
 from refusion.models.checkpoint import best_device
+from refusion.training import checkpoints
+from refusion.training.checkpoints import LAST
 from refusion.training.log import Log, progress_bar
 from refusion.training.optimizer import make_optimizer, rate_factor
-from refusion.training.stage import LAST, Progress, Stage, resume, save
+from refusion.training.randomness import StepRandom, seed_of
+from refusion.training.stage import Progress, Stage, resume, samples_per_step, save
+from refusion.training.stopping import Stop, without_interrupt
 
 PICTURES = 4
 """Validation pictures kept for looking at, of each validation."""
@@ -43,9 +44,9 @@ class _Objective(nn.Module):
         self.learner = stage.learner
         self._loss, self._bf16 = stage.loss, stage.loop.precision == "bf16"
 
-    def forward(self, lq: Tensor, gt: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
+    def forward(self, lq: Tensor, gt: Tensor, condition: Tensor, random: StepRandom) -> Tensor:
         with torch.autocast(lq.device.type, torch.bfloat16, enabled=self._bf16):
-            return self._loss(lq, gt, condition, generator)
+            return self._loss(lq, gt, condition, random)
 
 
 def make_fabric(devices: int | None = None, nodes: int = 1) -> Fabric:
@@ -58,7 +59,7 @@ def make_fabric(devices: int | None = None, nodes: int = 1) -> Fabric:
     return Fabric(devices=devices or (1 if best_device().type == "cpu" else "auto"), num_nodes=nodes)
 
 
-def fit(stage: Stage, fabric: Fabric) -> None:
+def fit(stage: Stage, fabric: Fabric, stop: Stop) -> None:
     """Run a stage to its end, from its last checkpoint if there is one.
 
     Raises:
@@ -73,15 +74,26 @@ def fit(stage: Stage, fabric: Fabric) -> None:
     at = resume(stage, optimizer, fabric)
     batches, val = _batches(stage, at.step, fabric), _validation_pairs(stage, fabric)
     log = Log(stage, at.step, fabric)
-    with _stop_requests(fabric) as stopped, progress_bar(stage, at.step, fabric) as bar:
+    # Several processes do not wait for each other's signals: they stop at once.
+    alone = fabric.world_size == 1
+    with stop.deferred(alone), progress_bar(stage, at.step, fabric) as bar:
         while True:
             if at.step % loop.validated_every == 0 and at.validated < at.step:
-                scores = validate(stage, val, at.step, log, fabric)
+                try:
+                    scores = validate(stage, val, at.step, log, fabric, stop)
+                except (KeyboardInterrupt, SystemExit):
+                    if alone:
+                        save(stage, optimizer, at, stage.out / LAST, fabric)
+                    raise
                 at.validated = at.step
                 _select(stage, optimizer, at, scores, fabric)
             if at.step == loop.steps:
                 break
-            loss, norm = train_step(stage, objective, optimizer, batches, at.step, fabric)
+            try:
+                loss, norm = train_step(stage, objective, optimizer, batches, at.step, fabric)
+            except RuntimeError:
+                stop.check()  # a signal to all processes ends those that read pictures, too
+                raise
             at.step += 1
             bar.update()
             if at.step % LOG_EVERY == 0 or at.step == loop.steps:
@@ -90,10 +102,9 @@ def fit(stage: Stage, fabric: Fabric) -> None:
                     at.step,
                 )
                 bar.set_postfix(loss=f"{float(loss):.4f}")
-            if at.step % loop.save_every == 0 or stopped():
+            if at.step % loop.save_every == 0 or stop.requested:
                 save(stage, optimizer, at, stage.out / LAST, fabric)
-            if stop := stopped():
-                raise stop
+            stop.check()
     save(stage, optimizer, at, stage.out / LAST, fabric)
     log.close()
 
@@ -107,14 +118,16 @@ def train_step(
     fabric: Fabric,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Take one optimizer step and move the average; return the last batch's loss and the gradient's norm."""
-    loop = stage.loop
+    loop, samples = stage.loop, samples_per_step(stage.loop, fabric.world_size)
     for group in optimizer.param_groups:
         group["lr"] = loop.learning_rate * rate_factor(loop, step)
     for i in range(loop.accumulate):
         lq, gt, condition, numbers = fabric.to_device(next(batches))
-        generator = torch.Generator(fabric.device).manual_seed(_seed(loop.seed, int(numbers[0])))
+        generator = torch.Generator(fabric.device).manual_seed(seed_of(loop.seed, step * samples))
+        first = int(numbers[0]) - step * samples
+        random = StepRandom(generator, fabric.device, samples, first, len(numbers))
         with fabric.no_backward_sync(objective, enabled=i + 1 < loop.accumulate):  # type: ignore[arg-type]
-            loss = objective(lq.flatten(0, 1), gt.flatten(0, 1), condition, generator)
+            loss = objective(lq.flatten(0, 1), gt.flatten(0, 1), condition, random)
             fabric.backward(loss / loop.accumulate)
     norm = clip_gradient(stage.learner, loop.clip)
     optimizer.step()
@@ -142,25 +155,53 @@ def update_average(ema: nn.Module, learner: nn.Module, decay: float, step: int) 
         kept.copy_(value)
 
 
-def validate(stage: Stage, pairs: Sequence[Pair], step: int, log: Log, fabric: Fabric) -> dict[str, float]:
+def validate(
+    stage: Stage, pairs: Sequence[Pair], step: int, log: Log, fabric: Fabric, stop: Stop
+) -> dict[str, float]:
     """Return the mean scores of the average on the pairs; each process measures its share.
 
-    As `refusion evaluate` measures: in float32. Weights that are not finite score NaN.
+    As `refusion evaluate` measures: in float32. Weights that are not finite, or so large that a restoration
+    is not, score NaN.
+
+    Raises:
+        KeyboardInterrupt or SystemExit: a signal asked to stop; the weights are as they were.
     """
-    finite = all(bool(weight.isfinite().all()) for weight in stage.ema.parameters())
+    sound = all(bool(weight.isfinite().all()) for weight in stage.ema.parameters())
     rows: list[dict[str, float]] = []
     for i in range(fabric.global_rank, len(pairs), fabric.world_size):
-        scores, shown = stage.measure(pairs[i]) if finite else ({"psnr": math.nan}, [])
+        stop.check()
+        measured = _measure(stage, pairs[i]) if sound else None
+        if measured is None:
+            sound = False
+            break
+        scores, shown = measured
         rows.append(scores)
         if shown and fabric.is_global_zero and len(rows) <= PICTURES:
             log.show(np.concatenate([image.pixels for image in shown], axis=1), pairs[i].name, step)
-    names = list(rows[0])
-    table = torch.tensor([[*(row[name] for name in names), 1.0] for row in rows], device=fabric.device)
-    total: Any = fabric.all_reduce(table.sum(0), reduce_op="sum")
-    *sums, count = total.tolist()
-    means = {name: value / count for name, value in zip(names, sums, strict=True)}
+    unsound: Any = fabric.all_reduce(torch.tensor(float(not sound), device=fabric.device), reduce_op="sum")
+    if float(unsound):
+        means = {"psnr": math.nan}
+    else:
+        names = list(rows[0])
+        table = torch.tensor([[*(row[name] for name in names), 1.0] for row in rows], device=fabric.device)
+        total: Any = fabric.all_reduce(table.sum(0), reduce_op="sum")
+        *sums, count = total.tolist()
+        means = {name: value / count for name, value in zip(names, sums, strict=True)}
     log.write({f"val/{name}": value for name, value in means.items()}, step)
     return means
+
+
+def _measure(stage: Stage, pair: Pair) -> tuple[dict[str, float], list[Image]] | None:
+    """Return what `Stage.measure` does, or None if the restoration is not finite.
+
+    Raises:
+        DataError, ImageError: the pair is at fault.
+    """
+    try:
+        return stage.measure(pair)
+    except ImageError:
+        pair.read()
+        return None
 
 
 def _select(
@@ -170,12 +211,13 @@ def _select(
 
     The run's checkpoint is written before old ones are deleted, so that it never names one that is gone.
     """
-    psnr, (best, file) = scores["psnr"], at.best[0] if at.best else (-math.inf, "")
+    psnr, best = scores["psnr"], at.best[0][0] if at.best else -math.inf
     dropped: list[tuple[float, str]] = []
     if psnr > best and fabric.is_global_zero:
-        stage.release(scores)
+        with checkpoints.writing(stage.out):
+            stage.release(scores)
     if not psnr > best - stage.loop.rollback_drop_db:
-        _roll_back(stage, optimizer, file, f"from {best:.2f} to {psnr:.2f} dB at step {at.step}")
+        _roll_back(stage, optimizer, at, f"from {best:.2f} to {psnr:.2f} dB at step {at.step}")
     elif len(at.best) < stage.loop.keep or psnr > at.best[-1][0]:
         name = f"best-step={at.step}.ckpt"
         ranked = sorted([*at.best, (psnr, name)], key=lambda entry: -entry[0])
@@ -187,15 +229,18 @@ def _select(
             (stage.out / name).unlink(missing_ok=True)
 
 
-def _roll_back(stage: Stage, optimizer: Optimizer, file: str, fell: str) -> None:
+def _roll_back(stage: Stage, optimizer: Optimizer, at: Progress, fell: str) -> None:
     """Restore weights, average and optimizer of the best validation; the data goes on."""
-    if not file:
-        at = fell.rpartition("at ")[2]
-        raise RefusionError(f"training diverged before {at}, its first validation: lower learning_rate")
-    warnings.warn(f"validation fell {fell}: going on from {file}", stacklevel=2)
-    saved = torch.load(stage.out / file, weights_only=True, map_location="cpu")
-    stage.load_state_dict(saved["state_dict"])
-    optimizer.load_state_dict(saved["optimizer"])
+    if not at.best:
+        raise RefusionError(
+            f"training diverged before step {at.step}, its first validation: lower learning_rate"
+        )
+    best = checkpoints.read_best(stage.out, at.best)
+    if best is None:
+        raise RefusionError(f"validation fell {fell}, and no best checkpoint is whole: give another folder")
+    warnings.warn(f"validation fell {fell}: going on from {best.path.name}", stacklevel=2)
+    stage.load_state_dict(best.content["state_dict"])
+    optimizer.load_state_dict(best.content["optimizer"])
 
 
 def _batches(stage: Stage, first: int, fabric: Fabric) -> Iterator[list[Tensor]]:
@@ -212,9 +257,11 @@ def _batches(stage: Stage, first: int, fabric: Fabric) -> Iterator[list[Tensor]]
     # A forked worker would hang in libvips, which the parent has used already.
     context = "spawn" if loop.workers else None
     samples = stage.samples(stage.find("train"), scenes)
-    return iter(
-        DataLoader(samples, batch_sampler=sampler, num_workers=loop.workers, multiprocessing_context=context)
+    loader = DataLoader(
+        samples, batch_sampler=sampler, num_workers=loop.workers, multiprocessing_context=context
     )
+    with without_interrupt():
+        return iter(loader)
 
 
 def _validation_pairs(stage: Stage, fabric: Fabric) -> list[Pair]:
@@ -222,31 +269,3 @@ def _validation_pairs(stage: Stage, fabric: Fabric) -> list[Pair]:
     if len(pairs) < fabric.world_size:
         raise DataError(f"val: {len(pairs)} pairs for {fabric.world_size} processes")
     return pairs
-
-
-@contextlib.contextmanager
-def _stop_requests(fabric: Fabric) -> Iterator[Callable[[], BaseException | None]]:
-    """Turn SIGINT and SIGTERM into an exception to be raised after the step in flight, with its checkpoint.
-
-    A second signal stops at once. Several processes do not wait for each other's signals: they stop at once.
-    """
-    requests: list[BaseException] = []
-    handlers: dict[int, Any] = {}
-
-    def request(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, handlers[number])
-        requests.append(KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number))
-
-    if fabric.world_size == 1 and threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            handlers[number] = signal.signal(number, request)
-    try:
-        yield lambda: requests[0] if requests else None
-    finally:
-        for stopped, handler in handlers.items():
-            signal.signal(stopped, handler)
-
-
-def _seed(seed: int, number: int) -> int:
-    """One seed from two numbers, the same in every process and version of Python."""
-    return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0] >> 1)

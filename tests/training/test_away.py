@@ -1,0 +1,194 @@
+"""Training away from the happy path: exploding weights, previews that cannot be, full disks."""
+
+import contextlib
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_stages import LATENT, recipe, weights
+
+from refusion.data.pairs import Pair
+from refusion.errors import RefusionError
+from refusion.imaging.arrays import from_array
+from refusion.imaging.formats import write
+from refusion.training import run as run_module
+from refusion.training import trainer
+from refusion.training.run import train
+from refusion.training.stage import Stage
+from refusion.training.stages import DiffusionStage
+from refusion.training.stopping import stop_requests
+
+
+def assert_equal(given: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert given.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, given[name]), name
+
+
+def scaled_at(patch: pytest.MonkeyPatch, step: int, by: float, stage: str) -> None:
+    """Multiply the weights before the validation at a step, as a divergence would."""
+    validate = trainer.validate
+
+    def exploded(self: Stage, pairs: list[Pair], at: int, *rest: Any) -> dict[str, float]:
+        if type(self).__name__ == stage and at == step:
+            for parameter in (*self.learner.parameters(), *self.ema.parameters()):
+                parameter.data.add_(1).mul_(by)
+        return validate(self, pairs, at, *rest)
+
+    patch.setattr(trainer, "validate", exploded)
+
+
+@pytest.mark.parametrize(
+    ("stage", "by"),
+    [
+        ("DiffusionStage", 1e3),
+        ("DiffusionStage", 1e38),
+        pytest.param("CodecStage", 1e3, marks=pytest.mark.slow),
+        pytest.param("CodecStage", 1e38, marks=pytest.mark.slow),
+    ],
+)
+def test_exploding_weights_roll_back(pairs: Path, tmp_path: Path, by: float, stage: str) -> None:
+    """Finite ones, too, by which a restoration overflows or is far off."""
+    if stage == "DiffusionStage":
+        given, folder = recipe(pairs, training__rollback_drop_db=0.1), tmp_path
+    else:
+        short = {"training__steps": 1, "codec_training__rollback_drop_db": 0.1}
+        given, folder = recipe(pairs, LATENT, **short), tmp_path / "codec"
+    with pytest.MonkeyPatch.context() as patch:
+        scaled_at(patch, 12, by, stage)
+        with pytest.warns(UserWarning, match="at step 12: going on from best-step=6"):
+            train(given, tmp_path)
+    assert all(float(value.abs().max()) < 100 for value in weights(folder).values() if value.numel())
+
+
+def test_a_validation_pair_that_is_broken_is_named(pairs: Path, tmp_path: Path) -> None:
+    """It is no divergence."""
+    data = Path(shutil.copytree(pairs, tmp_path / "data"))
+    (data / "val" / "lq" / "1.png").write_bytes(b"broken")
+    with pytest.raises(RefusionError, match=r"val/lq/1\.png"):
+        train(recipe(data, training__steps=2), tmp_path / "run")
+
+
+def test_a_preview_that_jpeg_cannot_hold_stops_nothing(pairs: Path, tmp_path: Path) -> None:
+    """Three pictures side by side are wider than 65,535 pixels."""
+    data = Path(shutil.copytree(pairs, tmp_path / "data"))
+    for side in ("lq", "gt"):
+        write(from_array(np.full((4, 21850, 3), 0.5)), data / "val" / side / "0.png")
+    with pytest.warns(UserWarning, match=r"pictures: no picture of 0: ") as said:
+        model = train(recipe(data, training__steps=2), tmp_path / "run")
+    assert len([line for line in said if "no picture" in str(line.message)]) == 1
+    assert model.exists()
+    assert {path.name for path in (tmp_path / "run" / "pictures").iterdir()} == {"1-2.jpg", "2-2.jpg"}
+
+
+def test_a_folder_of_previews_that_cannot_be_stops_nothing(pairs: Path, tmp_path: Path) -> None:
+    (tmp_path / "pictures").write_bytes(b"a file")
+    with pytest.warns(UserWarning, match="no picture of 0") as said:
+        assert train(recipe(pairs, training__steps=2), tmp_path).exists()
+    assert len([line for line in said if "no picture" in str(line.message)]) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*no picture of")
+@pytest.mark.parametrize("write_number", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4)), 7])
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
+    pairs: Path, whole: dict[str, torch.Tensor], tmp_path: Path, write_number: int
+) -> None:
+    """At any write: with room again, the same call comes out as if nothing had been."""
+    fsync, calls = os.fsync, []
+
+    def full(file: int) -> None:
+        calls.append(file)
+        if len(calls) > write_number:
+            raise OSError(28, "No space left on device")
+        fsync(file)
+
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(RefusionError, match=r"run\S*: No space left on device; ") as said:
+            train(recipe(pairs), run)
+    assert "\n" not in str(said.value)
+    assert not list(run.rglob(".*.part"))
+    train(recipe(pairs), run)
+    assert_equal(weights(run), whole)
+
+
+TERM, INT = (signal.SIGTERM, 143), (signal.SIGINT, None)
+
+
+@pytest.mark.parametrize(
+    ("place", "call", "saved", "sent"),
+    [
+        ("train_step", 9, 9, INT),
+        pytest.param("train_step", 8, 8, TERM, marks=pytest.mark.slow),
+        ("measure", 2, 6, TERM),
+        ("measure", 5, 12, INT),
+        pytest.param("resume", 1, None, TERM, marks=pytest.mark.slow),
+        pytest.param("release", 1, 7, TERM, marks=pytest.mark.slow),
+        ("make_fabric", 1, None, TERM),
+    ],
+)
+def test_a_signal_anywhere_saves_and_is_told(
+    pairs: Path,
+    whole: dict[str, torch.Tensor],
+    tmp_path: Path,
+    place: str,
+    call: int,
+    saved: int | None,
+    sent: tuple[int, int | None],
+) -> None:
+    """In a step, in the first and the last validation, and where there is nothing to save; then the run goes
+    on as one that was not stopped."""
+    number, status = sent
+    owner: Any = next(o for o in (DiffusionStage, run_module, trainer) if hasattr(o, place))
+    called, calls = getattr(owner, place), []
+
+    def struck(*args: Any, **named: Any) -> Any:
+        calls.append(place)
+        if len(calls) == call:
+            os.kill(os.getpid(), number)
+        return called(*args, **named)
+
+    expected: type[BaseException] = KeyboardInterrupt if status is None else SystemExit
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, place, struck)
+        with pytest.raises(expected) as stopped:
+            train(recipe(pairs), tmp_path)
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert getattr(stopped.value, "code", None) == status
+    last = tmp_path / "last.ckpt"
+    assert (torch.load(last, weights_only=True)["global_step"] if last.exists() else None) == saved
+    train(recipe(pairs), tmp_path)
+    assert_equal(weights(tmp_path), whole)
+
+
+def swallowed() -> None:
+    with stop_requests() as stop:
+        with contextlib.suppress(SystemExit):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+
+
+def test_a_signal_that_was_swallowed_is_raised_later() -> None:
+    """As one that came in a callback from C."""
+    with pytest.raises(SystemExit):
+        swallowed()
+
+
+def twice() -> None:
+    with stop_requests() as stop, stop.deferred():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("the second was deferred")
+
+
+def test_a_second_signal_does_not_wait() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        twice()
