@@ -51,14 +51,16 @@ def restore(
     for problem in pending.problems:
         complain(problem)
     failed, done = len(pending.problems), 0
+    told: set[str] = set()
     if pending.jobs:
         extra = Output(output.uncertainty, output.trajectory)
         outcomes = run(pending.jobs, load(header, device), options, extra, output.hole_colour)
         for outcome in bar(outcomes, "picture", len(pending.jobs)):
             for notice in outcome.notices:
                 complain(f"{outcome.job.sources[0]}: {notice}")
-            if outcome.error:
+            if outcome.error and outcome.error not in told:  # of an output that cannot be written, once
                 complain(outcome.error)
+                told.add(outcome.error)
             if outcome.status == "failed":
                 failed += 1
             else:

@@ -26,6 +26,8 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
 def _found(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
+    if path.exists() and not path.is_dir():
+        raise ImageError(f"{path} is a pipe, device or socket: save the picture in a file first")
     if path.is_dir():
         pictures = _inside(path)
     elif glob.has_magic(str(path)):
