@@ -1,5 +1,46 @@
-"""The entry point of `python -m refusion`."""
+"""The entry point of `refusion` and of `python -m refusion`.
 
-from refusion.cli import main
+Signals are heeded before anything heavy is imported.
+"""
 
-main()
+import contextlib
+import os
+import signal
+import sys
+from types import FrameType
+
+
+def main() -> None:
+    """Run a command; SIGINT and SIGTERM end it at once, with a line and the status 128 + their number."""
+    heed_signals()
+    from refusion.cli import main as run
+
+    run()
+
+
+def heed_signals() -> None:
+    """Let SIGINT and SIGTERM end the process from within the handler.
+
+    An exception, as Python's KeyboardInterrupt, would be swallowed where C calls Python, as libvips and torch
+    do, and by what is being imported. Nothing needs to be unwound: files are written whole or not at all.
+    Training replaces these handlers while it runs.
+    """
+    owner = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:  # not a forked worker
+            files = sys.modules.get("refusion.files")  # which imports torch
+            with contextlib.suppress(Exception):  # it may be half imported
+                if files is not None:
+                    files.discard_unfinished()
+            clear = b"\r\x1b[K" if os.isatty(2) else b""  # of a progress bar
+            with contextlib.suppress(OSError):
+                os.write(2, clear + b"refusion: stopped\n")
+        os._exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+
+
+if __name__ == "__main__":
+    main()

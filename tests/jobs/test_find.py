@@ -1,10 +1,12 @@
 """What files, folders and patterns mean, each picture once and in the order of people."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from refusion.errors import ImageError
+from refusion.imaging.formats import read
 from refusion.jobs.find import find
 
 
@@ -53,3 +55,13 @@ def test_find_names_what_gives_nothing(
     assert "\n" not in message
     assert len(message) < 400
     assert caught.value.__cause__ is caught.value.__context__ is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no FIFOs")
+def test_special_files_are_named_and_never_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    for path in (tmp_path / "a.png", Path("/dev/zero")):
+        with pytest.raises(ImageError, match="is a pipe, device or socket"):
+            find([path])
+        with pytest.raises(ImageError, match="is a pipe, device or socket"):
+            read(path)

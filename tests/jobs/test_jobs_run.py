@@ -1,5 +1,6 @@
 """Every scene ends in an outcome, and none stops the others."""
 
+import errno
 import os
 import time
 from collections.abc import Iterable
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+import pyvips
 
 from refusion.diffusion.sde import MeanRevertingSDE
 from refusion.errors import Cancelled
@@ -152,7 +154,7 @@ def test_a_place_that_cannot_be_written_to_is_an_outcome(restorer: Restorer) -> 
     jobs[1] = Job(jobs[1].sources, (Path("file/1.png"),))
     folder, file, fine = run(jobs, restorer)
     assert folder.error.startswith(f"{Path('out/0.png')} cannot be written")
-    assert file.error.startswith(f"{Path('in/1.png')}: ")
+    assert file.error.startswith("file cannot be written")
     assert statuses([folder, file, fine]) == ["failed", "failed", "restored"]
     assert files() == ["file", "out/2.png"]
 
@@ -413,3 +415,99 @@ def test_a_failed_job_tells_what_was_noticed_before(
     (outcome,) = run([Job((Path("in/large.png"),), (Path("out/large.png"),))], restorer, {"policy": TILED})
     assert outcome.status == "failed"
     assert next(notice.key for notice in outcome.notices) == "network-tiled"
+
+
+# ---- what does not fit
+
+
+def test_a_picture_that_does_not_fit_is_not_decoded_and_the_others_go_on(
+    restorer: Restorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo("in/a.png")
+    pyvips.Image.black(9000, 9000, bands=3).write_to_file("in/b.png")
+    photo("in/c.png")
+    monkeypatch.setattr("refusion.restoring.memory.free_memory", lambda device: 2**29)
+    copied = pyvips.Image.copy_memory
+
+    def copy_memory(picture: pyvips.Image) -> pyvips.Image:
+        assert picture.width < 9000
+        return copied(picture)
+
+    monkeypatch.setattr(pyvips.Image, "copy_memory", copy_memory)
+    first, large, last = run(plan(["in"], Path("out")).jobs, restorer)
+    assert [first.status, large.status, last.status] == ["restored", "failed", "restored"]
+    assert large.error.startswith(f"{Path('in/b.png')} of 9000 x 9000 pixels needs")
+    assert "0.50 GiB are free" in large.error
+    assert files() == ["out/a.png", "out/c.png"]
+
+
+def test_a_file_larger_than_the_memory_is_not_read(
+    restorer: Restorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo("in/a.png")
+    with Path("in/a.png").open("ab") as file:
+        file.truncate(2**40)  # a hole, which takes no room on the disk
+    monkeypatch.setattr("refusion.jobs.run.free_memory", lambda device: 2**39)
+    (outcome,) = run(plan(["in"], Path("out")).jobs, restorer)
+    assert outcome.error.startswith(f"{Path('in/a.png')} has {2**40} bytes")
+
+
+def test_more_than_max_pixels_are_refused(restorer: Restorer) -> None:
+    photos(1)
+    assert statuses(run([*plan(["in"], Path("out")).jobs], restorer, {"max_pixels": 80})) == ["restored"]
+    (outcome,) = run([*plan(["in"], Path("other")).jobs], restorer, {"max_pixels": 79})
+    assert "more than 79" in outcome.error
+
+
+def test_a_mask_of_another_size_is_not_decoded(sde: MeanRevertingSDE) -> None:
+    photo("in/a.png")
+    pyvips.Image.black(30000, 13000).write_to_file("mask.png")
+    began = time.perf_counter()
+    jobs = plan(["in"], Path("out")).with_masks(Path("mask.png")).jobs
+    (outcome,) = run(jobs, small_restorer(sde))
+    assert "30000x13000 and 10x8" in outcome.error
+    assert time.perf_counter() - began < 2
+
+
+# ---- outputs
+
+
+def test_one_obstacle_is_one_message_and_nothing_is_restored_for_it(
+    restorer: Restorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(3):
+        photo(f"in/{i}/a.png")
+    Path("out").touch()
+    monkeypatch.setattr(Restorer, "run", lambda *_: pytest.fail("a picture was restored for nothing"))
+    outcomes = list(run(plan(["in"], Path("out/here")).jobs, restorer))
+    assert statuses(outcomes) == ["failed"] * 3
+    assert {outcome.error for outcome in outcomes} == {
+        "out cannot be written (Not a directory): give another --out, or check its permissions"
+    }
+
+
+def test_a_full_disk_ends_all_jobs_with_one_message(
+    restorer: Restorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, written = photos(4), Path.write_bytes
+
+    def write_bytes(path: Path, data: bytes) -> int:
+        if len(files()) > 1:  # the first result, and what is being written
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return written(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    outcomes = list(run(jobs, restorer))
+    assert statuses(outcomes) == ["restored"] + ["failed"] * 3
+    (line,) = {outcome.error for outcome in outcomes[1:]}
+    assert "No space left" in line
+    assert files() == ["out/0.png"]
+
+
+def test_what_dead_runs_left_is_swept(restorer: Restorer) -> None:
+    left = Path("out") / f".{'0' * 32}.part"
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+    Path("out/.mine.part").write_bytes(b"not ours")
+    assert statuses(run(photos(1), restorer)) == ["restored"]
+    assert files() == ["out/.mine.part", "out/0.png"]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from refusion.errors import Notice, Report
 from refusion.restoring.codec import Codec, Pixels, Pyramid, codec_with_tiling
+from refusion.restoring.latent_unet import LatentUNet
 from refusion.restoring.tiling import DEFAULT_MIN_TILE, TilingPolicy, ignore
 from restorers import said
 
@@ -47,6 +48,27 @@ def test_a_pyramid_comes_back(height: int, width: int, factor: int, longest_side
     image = picture(height, width, seed, batch=2)
     back = there_and_back(Pyramid(longest_side, factor), image)
     torch.testing.assert_close(back, image, rtol=0, atol=1e-6)
+
+
+@given(sides, sides, st.integers(1, 300), st.integers(4, 32), seeds)
+@example(40, 1, 3, 4, 0)
+@example(1, 40, 3, 4, 0)
+@example(3, 3, 1, 32, 0)
+def test_a_pyramid_in_strips_is_the_whole_one(
+    height: int, width: int, strip: int, longest_side: int, seed: int
+) -> None:
+    """Bit for bit where it encodes, and within rounding where it decodes."""
+    image, codec = picture(height, width, seed, batch=2), Pyramid(longest_side, 2)
+    change = 0.2 * picture(1, 1, seed + 1)[:, :1]
+    whole = codec.encode(image)
+    expected = codec.decode(whole.mu + change, whole.features, whole.size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("refusion.restoring.codec.MAX_WHOLE", 0)
+        patch.setattr("refusion.restoring.codec.STRIP", strip)
+        mu, features, size = codec.encode(image)
+        decoded = codec.decode(mu + change, features, size)
+    assert torch.equal(mu, whole.mu)
+    torch.testing.assert_close(decoded, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("codec", [Pixels(4), Pyramid(8, 2)], ids=repr)
@@ -114,10 +136,11 @@ def test_a_factor_makes_squares_channels() -> None:
 
 @pytest.mark.parametrize("size", [(50, 30), (33, 64), (200, 3), (17, 17)])
 def test_large_pictures_are_reduced_to_the_longest_side(size: tuple[int, int]) -> None:
-    mu, (details,), reduced = Pyramid(16, 4).encode(picture(*size))
+    mu, (image, before), reduced = Pyramid(16, 4).encode(picture(*size))
     assert max(reduced) == 16
     assert min(reduced) == max(1, round(16 * min(size) / max(size)))
-    assert details.shape[-2:] == size
+    assert image.shape[-2:] == size
+    assert before.shape[-2:] == reduced
     assert mu.shape[-2:] == tuple(math.ceil(n / 4) for n in reduced)
 
 
@@ -125,11 +148,11 @@ def test_large_pictures_are_reduced_to_the_longest_side(size: tuple[int, int]) -
 def test_small_pictures_are_not_enlarged(size: tuple[int, int]) -> None:
     image = picture(*size)
     codec = Pyramid(16, 4)
-    mu, (details,), reduced = codec.encode(image)
+    mu, (_, before), reduced = codec.encode(image)
     assert reduced == size
-    assert details.abs().max() < 1e-6
     light = torch.log1p(image / 0.05) / math.log1p(1 / 0.05)
     torch.testing.assert_close(mu, Pixels(4).encode(light).mu)
+    torch.testing.assert_close(before, light)
 
 
 @given(st.floats(-0.3, 0.3), st.floats(0.02, 0.5), seeds)
@@ -210,6 +233,12 @@ def test_the_policy_says_how_small_and_how_large_tiles_of_a_picture_are() -> Non
 
 
 # ---- errors
+
+
+@given(sides, sides, st.integers(1, 5))
+def test_the_size_of_a_state_is_known_before_it_is_made(height: int, width: int, factor: int) -> None:
+    for codec in (Pixels(factor), Pyramid(16, factor), LatentUNet(2, 4, (1, 2), factor)):
+        assert codec.encode(picture(height, width)).mu.shape[-2:] == codec.state_size(height, width)
 
 
 def test_wrong_sizes_are_errors() -> None:

@@ -3,6 +3,8 @@
 The modules import nothing heavy, so that help and errors appear at once; each command imports what it needs.
 """
 
+import contextlib
+import os
 import sys
 from typing import Any
 
@@ -46,13 +48,33 @@ app.register_install_completion_command(
 )
 
 
+CLOSED_PIPE = 141
+"""The status of a program whose reader went away, as shells report it: 128 + SIGPIPE."""
+
+
 def main() -> None:
-    """Run a command; an expected failure prints one line and exits with status 1."""
+    """Run a command; an expected failure prints one line and exits with status 1, a closed pipe is silent."""
+    try:
+        status = _run()
+        sys.stdout.flush()  # the interpreter would do it too late for a message
+    except BrokenPipeError:
+        status = CLOSED_PIPE
+        _silence()
+    except OSError as error:
+        _silence()
+        complain(f"the output cannot be written ({error.strerror})")
+        status = 1
+    sys.exit(status)
+
+
+def _run() -> int:
     try:
         status = app(result_action="return_value", exit_on_error=False, print_error=False)
     except CycloptsError as error:
         complain(" ".join(str(error).split()))
         status = 2
+    except BrokenPipeError:
+        raise
     except (RefusionError, ValueError, OSError) as error:
         complain(error)
         status = 1
@@ -64,4 +86,10 @@ def main() -> None:
     except KeyboardInterrupt:
         complain("stopped")
         status = 130
-    sys.exit(status if isinstance(status, int) else 0)
+    return status if isinstance(status, int) else 0
+
+
+def _silence() -> None:
+    """Send what stdout still holds to nowhere, lest the interpreter complains about it at its end."""
+    with contextlib.suppress(OSError, ValueError):  # without a file beneath
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -31,6 +31,8 @@ class SamplingFlags:
     "Seed of all noise."
     tile: int | None = None
     "Side in pixels of the tiles of a large picture; by default what free memory allows."
+    max_pixels: int | None = None
+    "Refuse files of pictures with more pixels; by default 400 million."
     sigma: str | None = None
     "Standard deviation of the noise, as 25/255, for models of Gaussian denoising; by default estimated."
     source_lens: str | None = None

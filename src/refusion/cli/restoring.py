@@ -95,14 +95,16 @@ def _run(
     from refusion.models.checkpoint import load
 
     done = failed = 0
+    told: set[str] = set()
     if planned.jobs:
         extra = Output(output.uncertainty, output.trajectory)
         outcomes = run(planned.jobs, load(header, device), options, extra, output.hole_colour)
         for outcome in bar(outcomes, "picture", len(planned.jobs), name):
             for notice in outcome.notices:
                 complain(files.named(f"{outcome.job.sources[0]}: {notice}"))
-            if outcome.error:
+            if outcome.error and outcome.error not in told:  # of an output that cannot be written, once
                 complain(files.named(outcome.error))
+                told.add(outcome.error)
             if outcome.status == "failed":
                 failed += 1
             else:

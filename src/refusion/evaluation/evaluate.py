@@ -14,6 +14,7 @@ from refusion.data.pairs import Pair
 from refusion.errors import Notice, hint
 from refusion.evaluation.metrics import luma, psnr, ssim
 from refusion.evaluation.perceptual import Perceptual, frechet
+from refusion.imaging.formats import MAX_PIXELS
 from refusion.imaging.image import Image
 from refusion.restoring.codec import Codec, codec_with_tiling
 from refusion.restoring.memory import free_memory
@@ -162,7 +163,7 @@ def evaluate(
         options: of every restoration.
     """
     for pair in pairs:
-        views = pair.read()
+        views = pair.read(options.get("max_pixels", MAX_PIXELS))
         settings: Options = {"condition": views.condition, **options} if views.condition else options
         result = restore.run(restore.request(*views.lq, **settings))
         for name, lq, gt, restored in zip(pair.names, views.lq, views.gt, result.images, strict=True):

@@ -8,20 +8,24 @@ import numpy as np
 import pyvips
 
 from refusion.errors import ImageError
-from refusion.imaging.formats import from_vips, read
+from refusion.imaging.formats import MAX_PIXELS, from_vips, read
 from refusion.imaging.image import Image, channels_last, make_image, white_level
 
 ImageLike = object
 """An `Image`, the path of a file, an array, a tensor or a PIL picture."""
 
 
-def as_image(picture: ImageLike) -> Image:
+def as_image(picture: ImageLike, max_pixels: int = MAX_PIXELS) -> Image:
     """Return a picture of any kind as an `Image`: a path is read, all else goes to `from_array`.
+
+    Args:
+        picture: of any kind.
+        max_pixels: larger files are refused before they are decoded.
 
     Raises:
         ImageError: see `refusion.imaging.formats.read` and `from_array`.
     """
-    return read(picture) if isinstance(picture, str | PathLike) else from_array(picture)
+    return read(picture, max_pixels) if isinstance(picture, str | PathLike) else from_array(picture)
 
 
 def from_array(array: Any) -> Image:

@@ -17,7 +17,7 @@ frames the first is taken. libvips hangs in a forked process whose parent has us
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,29 +111,67 @@ READABLE = (*SUFFIXES, *(suffix for suffix, form in _READ_ONLY.items() if _has_l
 _LISTED = " ".join(SUFFIXES)
 MAX_PIXELS = 400_000_000
 """Default limit of the pixels of a picture that is decoded."""
+MAX_SAMPLE_BYTES = 16
+"""Bytes that a pixel of a file may have at most: four samples of 32 bits."""
 
 
-def read(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image:
+@dataclass(frozen=True)
+class Header:
+    """The size of a picture before it is decoded.
+
+    Args:
+        width: in pixels.
+        height: in pixels.
+        channels: samples of a pixel, with alpha.
+        sample_bytes: bytes of a sample.
+    """
+
+    width: int
+    height: int
+    channels: int
+    sample_bytes: int
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of the `Image`."""
+        return self.width * self.height * 4 * (3 + (self.channels in (2, 4)))
+
+    @property
+    def decoding_bytes(self) -> int:
+        """Bytes that decoding takes at its peak: samples, these as floats, and the image if it is a copy."""
+        samples = self.width * self.height * self.channels * (self.sample_bytes + 4)
+        return samples + (0 if self.channels == 3 else self.image_bytes)
+
+
+Admit = Callable[[Header], object]
+"""Called before a picture is decoded; an error that it raises refuses the picture."""
+
+
+def read(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, admit: Admit | None = None) -> Image:
     """Read a picture file; the format is recognised by the first bytes, not by the name.
 
     Args:
         path: of a file.
         max_pixels: larger pictures are refused before they are decoded.
+        admit: called before the picture is decoded, to refuse what does not fit into memory.
 
     Raises:
         ImageError: there is no such file, it is not a whole picture, or it is too large.
     """
     path = Path(path)
-    return decode(_content(path), str(path), max_pixels)
+    return decode(_content(path, max_pixels), str(path), max_pixels, admit)
 
 
-def decode(data: bytes, name: str = "the picture", max_pixels: int = MAX_PIXELS) -> Image:
+def decode(
+    data: bytes, name: str = "the picture", max_pixels: int = MAX_PIXELS, admit: Admit | None = None
+) -> Image:
     """Decode the bytes of a picture file; the format is recognised by the first of them.
 
     Args:
         data: a whole file.
         name: of the picture, for messages.
         max_pixels: larger pictures are refused before they are decoded.
+        admit: called before the picture is decoded, to refuse what does not fit into memory.
 
     Raises:
         ImageError: the bytes are not a whole picture, or it is too large.
@@ -157,8 +195,11 @@ def decode(data: bytes, name: str = "the picture", max_pixels: int = MAX_PIXELS)
         if header.width * header.height > max_pixels:
             raise ImageError(
                 f"{name} has {header.width} x {header.height} pixels, more than {max_pixels}: "
-                "if you trust the file, raise max_pixels"
+                "if you trust the file, raise max_pixels (--max-pixels)"
             )
+        if admit is not None:
+            sample_bytes = 1 if header.format == "uchar" else 2 if header.format == "ushort" else 4
+            admit(Header(header.width, header.height, header.bands, sample_bytes))
         return from_vips(header.copy_memory(), name)
     except pyvips.Error as error:
         raise ImageError(
@@ -182,10 +223,18 @@ def writable_suffix(data: bytes) -> str:
     return suffix if suffix in SUFFIXES else ".png"
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, max_pixels: int) -> bytes:
+    """Return the bytes of a regular file, of a size that a picture of so many pixels can have."""
     if path.is_dir():
         raise ImageError(f"{path} is a folder: name a picture in it")
+    if path.exists() and not path.is_file():
+        raise ImageError(f"{path} is a pipe, device or socket: save the picture in a file first")
     try:
+        if path.stat().st_size > max(2**24, MAX_SAMPLE_BYTES * max_pixels):
+            raise ImageError(
+                f"{path} has {path.stat().st_size} bytes, more than any picture of {max_pixels} pixels: "
+                "if you trust the file, raise max_pixels (--max-pixels)"
+            )
         return path.read_bytes()
     except FileNotFoundError:
         raise ImageError(f"{path} does not exist: check its name and folder") from None
@@ -290,9 +339,11 @@ def _samples(image: Image, form: _Format) -> Raw:
         alpha = image.alpha[..., None]
         colour = np.concatenate([colour, alpha], axis=2) if form.alpha else colour * alpha + (1 - alpha)
     bits = min(image.depth, form.bits)
-    samples = np.rint(colour * np.float32(2**bits - 1))
+    samples = np.empty(colour.shape, np.uint8 if bits == 8 else np.uint16)
+    for row, values in zip(samples, colour, strict=True):  # without a copy of the picture in floats
+        row[:] = np.rint(values * np.float32(2**bits - 1))
     # libvips takes the highest 12 of 16 bits.
-    return samples.astype(np.uint8) if bits == 8 else samples.astype(np.uint16) << (16 - bits)
+    return samples if bits == 8 else samples << (16 - bits)
 
 
 def _encoded(suffix: str, samples: Raw, tags: dict[str, Any], options: dict[str, object], name: str) -> bytes:

@@ -41,6 +41,8 @@ def search(path: str | os.PathLike[str]) -> Found:
     path = Path(path)
     if path.is_file():
         return Found([path], [])
+    if path.exists() and not path.is_dir():
+        raise ImageError(f"{path} is a pipe, device or socket: save the picture in a file first")
     if path.is_dir():
         files = _inside(path)
     elif glob.has_magic(str(path)):

@@ -16,11 +16,18 @@ from torch import Tensor, nn
 
 from refusion.errors import Notice, Report
 from refusion.imaging.resize import antialiased
+from refusion.restoring.memory import COPY
 from refusion.restoring.tiling import DEFAULT_MIN_TILE, TilingPolicy, ignore
 
 Pictures = Float[Tensor, "b 3 h w"]
 States = Float[Tensor, "b channels state_h state_w"]
 Features = tuple[Tensor, ...]
+
+
+MAX_WHOLE = 2**25
+"""Pixels of a picture up to which `Pyramid` works on the whole, in the memory of a few copies."""
+STRIP = 2**20
+"""Pixels of its strips of larger pictures."""
 
 
 class Encoded(NamedTuple):
@@ -47,10 +54,25 @@ class Codec(nn.Module, ABC):
     """Peak memory in bytes for each pixel of the picture, besides a few copies of it, as measured."""
 
     @abstractmethod
-    def encode(self, image: Pictures) -> Encoded: ...
+    def encode(self, image: Pictures) -> Encoded:
+        """Encode pictures of any memory format."""
 
     @abstractmethod
-    def decode(self, state: States, features: Features, size: tuple[int, int]) -> Pictures: ...
+    def decode(self, state: States, features: Features, size: tuple[int, int]) -> Pictures:
+        """Decode a state, which may be outside the bounds, with the features and size of `encode`."""
+
+    def state_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return height and width of the state of a picture, or more."""
+        return height, width
+
+    def least_bytes(self, height: int, width: int, tile: int) -> int:
+        """Return the memory that a picture takes at least, besides itself, the decoded one and the state.
+
+        Args:
+            height, width: of the picture.
+            tile: side of the tiles in pixels, if it is cut into tiles.
+        """
+        return height * width * (3 * COPY + self.working_bytes)
 
     def tiled(self, tile: int, smallest: int = DEFAULT_MIN_TILE, report: Report = ignore) -> "Codec":
         """Return a codec that computes the same states in tiles, for one restoration.
@@ -94,12 +116,18 @@ class Pixels(Codec):
     def encode(self, image: Pictures) -> Encoded:
         height, width = image.shape[-2:]
         padding = (0, -width % self.factor, 0, -height % self.factor)
-        padded = F.pad(image, padding, mode="replicate")
+        padded = F.pad(image.contiguous(), padding, mode="replicate")
         return Encoded(F.pixel_unshuffle(padded, self.factor), (), (height, width))
 
     def decode(self, state: States, features: Features, size: tuple[int, int]) -> Pictures:
         height, width = size
         return F.pixel_shuffle(state, self.factor)[..., :height, :width]
+
+    def state_size(self, height: int, width: int) -> tuple[int, int]:
+        return -(-height // self.factor), -(-width // self.factor)
+
+    def least_bytes(self, height: int, width: int, tile: int) -> int:
+        return height * width * COPY  # padded
 
 
 class Pyramid(Codec):
@@ -107,9 +135,13 @@ class Pyramid(Codec):
 
     Brightness becomes log(1 + x / dark) / log(1 + 1 / dark), in which factors of light are added. The
     picture is then reduced until its longest side is `longest_side` (smaller ones keep their size). The
-    details that the reduction removes are the only feature; `decode` adds them, so they brighten with
-    their surroundings. Smooth restorations, as of light and haze, cost the same for every size of
-    picture, and a state that the network does not change decodes to the same picture.
+    details that the reduction removes are added by `decode`, so they brighten with their surroundings.
+    Smooth restorations, as of light and haze, cost the same for every size of picture, and a state that
+    the network does not change decodes to the same picture.
+
+    The features are the picture itself, not a copy of it, and the reduced one: details are computed where
+    they are added. Pictures of more than `MAX_WHOLE` pixels are encoded and decoded in strips of rows, so
+    that they need no memory besides that of the result.
 
     Args:
         longest_side: longest side of the reduced picture, in pixels.
@@ -129,24 +161,72 @@ class Pyramid(Codec):
         self.pixels = Pixels(factor)
         self.channels = self.pixels.channels
 
+    def _reduced_size(self, height: int, width: int) -> tuple[int, int]:
+        scale = min(1.0, self.longest_side / max(height, width))
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def state_size(self, height: int, width: int) -> tuple[int, int]:
+        return self.pixels.state_size(*self._reduced_size(height, width))
+
+    def least_bytes(self, height: int, width: int, tile: int) -> int:
+        strip = next(_strips(height, width))
+        return 5 * COPY * (strip.stop - strip.start) * width
+
     def encode(self, image: Pictures) -> Encoded:
         height, width = image.shape[-2:]
-        scale = min(1.0, self.longest_side / max(height, width))
-        small = (max(1, round(height * scale)), max(1, round(width * scale)))
-        light = torch.log1p(image / self.dark) / math.log1p(1 / self.dark)
-        reduced = antialiased(light, small)
-        details = light - _enlarge(reduced, (height, width))
-        return Encoded(self.pixels.encode(reduced).mu, (details,), small)
+        small = self._reduced_size(height, width)
+        # The reduction is separable: first the columns, strip by strip, then the rows of the whole.
+        narrow = image.new_empty(*image.shape[:-1], small[1])  # at once: pieces would cut the heap into holes
+        for rows in _strips(height, width):
+            narrow[..., rows, :] = antialiased(
+                self._light(image[..., rows, :]), (rows.stop - rows.start, small[1])
+            )
+        reduced = antialiased(narrow, small)
+        return Encoded(self.pixels.encode(reduced).mu, (image, reduced), small)
 
     def decode(self, state: States, features: Features, size: tuple[int, int]) -> Pictures:
-        (details,) = features
-        reduced = self.pixels.decode(state, (), size)
-        light = _enlarge(reduced, (details.shape[-2], details.shape[-1])) + details
+        image, before = features
+        after = self.pixels.decode(state, (), size)
+        height, width = image.shape[-2:]
+        if len(list(_strips(height, width))) == 1:
+            return self._decoded(image, _enlarge(before, (height, width)), _enlarge(after, (height, width)))
+        output = torch.empty_like(image, memory_format=torch.channels_last)
+        before, after = (_enlarge(reduced, (size[0], width)) for reduced in (before, after))
+        for rows in _strips(height, width):
+            enlarged = (_enlarged_rows(reduced, height, rows) for reduced in (before, after))
+            output[..., rows, :] = self._decoded(image[..., rows, :], *enlarged)
+        return output
+
+    def _light(self, image: Pictures) -> Pictures:
+        # The memory format changes the last bits of the result.
+        return torch.log1p(image.contiguous() / self.dark) / math.log1p(1 / self.dark)
+
+    def _decoded(self, image: Pictures, before: Pictures, after: Pictures) -> Pictures:
+        """Return the picture with its reduced light, enlarged, replaced by another."""
+        light = after + (self._light(image) - before)
         return self.dark * torch.expm1(light * math.log1p(1 / self.dark))
+
+
+def _strips(height: int, width: int) -> Iterator[slice]:
+    """Yield the rows of strips of a large picture, or all rows."""
+    rows = height if height * width <= MAX_WHOLE else max(1, STRIP // width)
+    for start in range(0, height, rows):
+        yield slice(start, min(start + rows, height))
 
 
 def _enlarge(image: Pictures, size: tuple[int, int]) -> Float[Tensor, "b 3 full_h full_w"]:
     return F.interpolate(image, size, mode="bilinear", align_corners=False)
+
+
+def _enlarged_rows(image: Pictures, height: int, rows: slice) -> Float[Tensor, "b 3 strip_h w"]:
+    """Return some rows of an image that is enlarged to a height, as `_enlarge` does, up to rounding."""
+    last = image.shape[-2] - 1
+    centres = torch.arange(rows.start, rows.stop, device=image.device, dtype=torch.float64) + 0.5
+    places = (centres * ((last + 1) / height) - 0.5).clamp(0, last)
+    above = places.long()
+    below = (above + 1).clamp(max=last)
+    weights = (places - above).to(image.dtype)[:, None]
+    return torch.lerp(image[..., above, :], image[..., below, :], weights)
 
 
 def codec_with_tiling(

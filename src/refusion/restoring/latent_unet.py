@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from refusion.errors import Report
 from refusion.nn.layers import LinearAttention, PreNorm, ResBlock, Residual, reflect
 from refusion.restoring.codec import Codec, Encoded, Features, Pictures, States
+from refusion.restoring.memory import COPY
 from refusion.restoring.tiling import DEFAULT_MIN_TILE, Tiles, Window, ignore
 
 MOST_LEVELS = 8
@@ -138,6 +139,18 @@ class LatentUNet(Codec):
     def tiled(self, tile: int, smallest: int = DEFAULT_MIN_TILE, report: Report = ignore) -> Codec:
         return Tiled(self, tile, smallest, report)
 
+    def state_size(self, height: int, width: int) -> tuple[int, int]:
+        padded = (side + -side % self.multiple for side in (height, width))
+        rows, columns = (side // self.factor for side in padded)
+        return rows, columns
+
+    def least_bytes(self, height: int, width: int, tile: int) -> int:
+        window = (tile + 2 * sum(self.reach)) ** 2
+        rows, columns = self.state_size(height, width)
+        # In tiles, the padded picture, and features of the deepest level and its blocks.
+        whole = 2 * COPY * height * width + 24 * self.deepest_channels * rows * columns
+        return min(height * width, window) * self.working_bytes + whole
+
     def decoding(self) -> Iterator[nn.Parameter]:
         for part in (self.post_latent_conv, self.decoder, self.final_conv):
             yield from part.parameters()
@@ -164,7 +177,7 @@ class LatentUNet(Codec):
     def padded(self, image: Pictures) -> Float[Tensor, "b 3 padded_h padded_w"]:
         """Return the picture with its sides padded to multiples, as `descend` expects it."""
         height, width = image.shape[-2:]
-        return reflect(image, (height + -height % self.multiple, width + -width % self.multiple))
+        return reflect(image.contiguous(), (height + -height % self.multiple, width + -width % self.multiple))
 
     def descend(self, image: Pictures) -> tuple[Float[Tensor, "b deep_c deep_h deep_w"], Features]:
         """Run all levels of the encoder but the deepest: return its input, and the features of the others."""

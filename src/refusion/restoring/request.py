@@ -9,6 +9,7 @@ from jaxtyping import Float, Shaped
 
 from refusion.diffusion.sampling import SAMPLERS, Solver
 from refusion.errors import Notice, hint
+from refusion.imaging.formats import MAX_PIXELS
 from refusion.imaging.image import Image, format_sizes
 from refusion.restoring.tiling import TilingPolicy
 
@@ -61,14 +62,16 @@ class Limits:
         memory: bytes that may be used; by default all that are free. Give each of several requests that
             run at the same time a part.
         policy: the sizes at which tiling begins.
+        max_pixels: files of pictures with more are refused before they are decoded.
 
     Raises:
-        ValueError: a tile below the policy's smallest, or less than 1 byte.
+        ValueError: a tile below the policy's smallest, less than 1 byte or 1 pixel.
     """
 
     tile: int | None = None
     memory: int | None = None
     policy: TilingPolicy = TilingPolicy()
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         if self.tile is not None and self.tile < self.policy.min_tile:
@@ -76,6 +79,8 @@ class Limits:
             raise ValueError(f"tile is {self.tile}: give at least {self.policy.min_tile} pixels, {remedy}")
         if self.memory is not None and self.memory < 1:
             raise ValueError(f"memory is {self.memory}: give bytes, or nothing for what is free")
+        if self.max_pixels < 1:
+            raise ValueError(f"max_pixels is {self.max_pixels}: give at least 1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +147,7 @@ class Options(TypedDict, total=False):
     tile: int | None
     memory: int | None
     policy: TilingPolicy
+    max_pixels: int
 
 
 @dataclass(frozen=True, eq=False)

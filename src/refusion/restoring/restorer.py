@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,12 +20,12 @@ from refusion.diffusion.sde import SDE, Batch, NoiseFn
 from refusion.errors import Cancelled, Notice, RefusionWarning, Report
 from refusion.imaging.analysis import estimate_noise_std, vertical_offset
 from refusion.imaging.arrays import ImageLike, as_image
-from refusion.imaging.image import Image
+from refusion.imaging.image import Image, channels_last
 from refusion.imaging.masks import apply_mask
 from refusion.imaging.resize import Enlarge
 from refusion.nn.network import Network
 from refusion.restoring.codec import Codec, Encoded, codec_with_tiling
-from refusion.restoring.memory import free_memory
+from refusion.restoring.memory import COPY, SLACK, Demand, free_memory
 from refusion.restoring.request import (
     Ensemble,
     Limits,
@@ -35,10 +36,12 @@ from refusion.restoring.request import (
     Sampling,
     split_options,
 )
-from refusion.restoring.tiling import ignore, with_tiling
+from refusion.restoring.tiling import ignore, least_bytes, with_tiling
 
 Cancel = Callable[[], bool]
 """Called before every step; True ends the restoration."""
+STATES = 6
+"""States in memory at a time: mu, x_t, its estimate, the output of the network, noise, and a sum."""
 UNCHANGED = 1 / 255
 """A picture counts as unchanged if the largest difference of a pixel is below this."""
 
@@ -55,7 +58,10 @@ class _Walk:
 
     @torch.inference_mode()
     def decode(self, state: State) -> Float[Tensor, "b 3 h w"]:
-        return self.codec.decode(state.x, self.encoded.features, self.encoded.size).clamp(0, 1)
+        picture = self.codec.decode(state.x, self.encoded.features, self.encoded.size)
+        kept = (state.x, *self.encoded.features)
+        owned = all(z.untyped_storage().data_ptr() != picture.untyped_storage().data_ptr() for z in kept)
+        return picture.clamp_(0, 1) if owned else picture.clamp(0, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +72,9 @@ class _Scene:
     holes: Float[Tensor, "1 h w"] | None
 
     def tensor(self) -> Float[Tensor, "b 3 h w"]:
-        """Return the pictures as the model expects them, with white holes."""
+        """Return the pictures as the model expects them, with white holes; a single one is not copied."""
+        if len(self.sources) == 1 and self.holes is None:
+            return self.sources[0].tensor()[None]
         pictures = (source.tensor() for source in self.sources)
         return torch.stack([z if self.holes is None else apply_mask(z, self.holes) for z in pictures])
 
@@ -75,7 +83,7 @@ class _Scene:
         if self.holes is not None:
             kept = torch.stack([source.tensor() for source in self.sources])
             restored = torch.where(self.holes > 0, restored.cpu(), kept)
-        return tuple(source.with_pixels(z) for source, z in zip(self.sources, restored, strict=True))
+        return tuple(_restored(source, z) for source, z in zip(self.sources, restored, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,8 +143,35 @@ class Restorer:
             ImageError: see `refusion.imaging.arrays.as_image`.
         """
         sampling, limits, rest = split_options(options)
-        pictures = tuple(as_image(image) for image in images)
-        return Request(pictures, replace(self.sampling, **sampling), limits=Limits(**limits), **rest)
+        bounds = Limits(**limits)
+        pictures = tuple(as_image(image, bounds.max_pixels) for image in images)
+        return Request(pictures, replace(self.sampling, **sampling), limits=bounds, **rest)
+
+    def demand(self, size: tuple[int, int], masked: bool = False, **options: Unpack[Options]) -> Demand:
+        """Return the least memory that restoring a scene of this size takes, besides its input pictures.
+
+        Args:
+            size: width and height.
+            masked: whether the request has a mask.
+            options: of the request; their mask is not looked at.
+        """
+        sampling, limits, rest = split_options(options)
+        bounds, count = Limits(**limits), self.network.num_views
+        width, height = (side * self.enlarge.factor for side in size)
+        rows, columns = self.codec.state_size(height, width)
+        several, steps = rest.get("samples", 1) > 1, sampling.get("steps", self.sampling.steps)
+        # The result; the enlarged input; with a mask three; mean, squares, a sample and a difference.
+        copies = 1 + (self.enlarge.factor > 1) + 3 * masked + 4 * several
+        copies += steps if rest.get("trajectory") else 0
+        states = 4 * self.codec.channels * rows * columns * STATES
+        tile = bounds.tile and math.ceil(bounds.tile * max(rows / height, columns / width))
+        device = count * (
+            states + self.codec.least_bytes(height, width, bounds.tile or bounds.policy.min_tile)
+        )
+        device += least_bytes(self.network, rows, columns, bounds.policy, tile) + SLACK
+        if self.device.type != "cpu":
+            device += 2 * COPY * count * width * height
+        return Demand(copies * COPY * count * width * height, device)
 
     def run(
         self,
@@ -155,9 +190,12 @@ class Restorer:
 
         Raises:
             ValueError: see `check`.
+            ImageError: the free memory does not suffice; it is not checked if `limits` hands in a budget.
             Cancelled: `cancel` returned True.
         """
         self.check(request)
+        if request.limits.memory is None:
+            self._admit(request)
         notices: list[Notice] = []
 
         def note(notice: Notice) -> None:
@@ -191,6 +229,19 @@ class Restorer:
             note(notice)
         stds = tuple(ensemble.std for ensemble in ensembles)
         return Result(images, stds, tuple(trajectory), tuple(notices))
+
+    def _admit(self, request: Request) -> None:
+        limits, (width, height) = request.limits, request.images[0].size
+        needed = self.demand(
+            (width, height),
+            request.mask is not None,
+            steps=request.sampling.steps,
+            samples=request.samples,
+            trajectory=request.trajectory,
+            tile=limits.tile,
+            policy=limits.policy,
+        )
+        needed.admit(f"the picture of {width} x {height} pixels", self.device)
 
     def check(self, request: Request, views: int | None = None) -> None:
         """Check that the model can answer a request.
@@ -248,7 +299,6 @@ class Restorer:
 
     @torch.inference_mode()
     def _prepare(self, lq: Float[Tensor, "b 3 h w"], request: Request, report: Report) -> _Walk:
-        lq = lq.contiguous()  # the memory format changes the last bits of the result
         limits = request.limits
         free = limits.memory or free_memory(self.device)
         codec = codec_with_tiling(self.codec, lq, free, limits.tile, limits.policy, report)
@@ -273,7 +323,7 @@ class Restorer:
             raise ValueError(
                 f"{len(lq)} pictures may differ in noise: give sigma, or restore them one by one"
             )
-        sigma, most = estimate_noise_std(lq[0]), float(self.sde.stds[-1])
+        sigma, most = estimate_noise_std(lq[0].contiguous()), float(self.sde.stds[-1])
         if sigma > most:
             text = f"noise of {255 * sigma:.1f}/255: this model takes off at most {255 * most:.1f}/255"
             report(Notice("noise-above-range", text, "warning"))
@@ -311,6 +361,18 @@ class Restorer:
         return denoise
 
 
+def _restored(source: Image, pixels: Float[Tensor, "3 h w"]) -> Image:
+    """Return the source with other pixels in [0, 1], which it owns from now on.
+
+    Raises:
+        ImageError: a pixel is NaN.
+    """
+    array = channels_last(pixels)
+    if np.isnan(array.max()) or array.shape != source.pixels.shape:
+        return source.with_pixels(pixels)  # which says what is wrong
+    return replace(source, pixels=np.ascontiguousarray(array))
+
+
 def _decode(scene: _Scene, walk: _Walk, state: State) -> tuple[Image, ...]:
     return scene.images(walk.decode(state))
 
@@ -338,7 +400,8 @@ def _rectification(views: Sequence[Image]) -> Iterator[Notice]:
 def _unchanged(sources: Sequence[Image], restored: Sequence[Image]) -> Iterator[Notice]:
     """Yield a warning for each picture in which no pixel changed visibly."""
     for source, image in zip(sources, restored, strict=True):
-        if np.abs(image.pixels - source.pixels).max() < UNCHANGED:
+        rows = zip(image.pixels, source.pixels, strict=True)  # one by one, without a copy of the picture
+        if all(np.abs(after - before).max() < UNCHANGED for after, before in rows):
             yield Notice("unchanged", "nothing changed; is this a picture for this model?", "warning")
 
 

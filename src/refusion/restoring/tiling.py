@@ -266,6 +266,22 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
+def least_bytes(network: Network, height: int, width: int, policy: TilingPolicy, tile: int | None) -> int:
+    """Return the memory that a network takes at least for a scene, besides the states: in the smallest tiles.
+
+    Args:
+        network: the network.
+        height, width: of a state.
+        policy: the sizes at which tiling begins.
+        tile: side of the tiles in positions; by default the smallest.
+    """
+    positions = height * width
+    if network.reach is not None:
+        window = (max(policy.min_state_tile, tile or 0) + 2 * min(network.reach, policy.max_margin)) ** 2
+        positions = min(positions, max(window, policy.max_patches * policy.patch**2))
+    return network.num_views * positions * network.working_bytes
+
+
 def with_tiling(
     network: Network,
     states: Float[Tensor, "b c h w"],
