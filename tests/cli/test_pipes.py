@@ -68,7 +68,8 @@ def test_bytes_come_back_in_the_format_that_came_in(
     source = photo(f"a{suffix}")
     expected = pipe(monkeypatch, b"", source, "-o", f"b{suffix}", "--model", model)
     assert expected.out.decode() == f"restored 1 of 1 to b{suffix} with {model}\n"
-    for words in (("-",), ("-", "-o", "-"), ("-", "--out=-"), (source, "-o", "-")):
+    spellings = [("-",), (source, "-o", "-"), ("-", "-o", "-"), ("-", "--out=-")]
+    for words in spellings if suffix == ".png" else spellings[:1]:
         passed = pipe(monkeypatch, source.read_bytes(), *words, "--model", model)
         assert passed.status == 0
         assert passed.err == f"refusion: restored 1 of 1 to standard output with {model}\n"
