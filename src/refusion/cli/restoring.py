@@ -52,7 +52,7 @@ def restore(
         complain(problem)
     failed, done = len(pending.problems), 0
     if pending.jobs:
-        extra = Output(output.uncertainty, output.trajectory)
+        extra = Output(output.uncertainty, output.trajectory, output.strip)
         outcomes = run(pending.jobs, load(header, device), options, extra, output.hole_colour)
         for outcome in bar(outcomes, "picture", len(pending.jobs)):
             for notice in outcome.notices:

@@ -3,7 +3,7 @@
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from refusion.errors import ImageError, Notice, first_line
 from refusion.imaging.arrays import from_array
-from refusion.imaging.formats import read, write, write_gif
+from refusion.imaging.formats import read, unkept, write, write_gif
 from refusion.imaging.image import Image, format_sizes
 from refusion.imaging.masks import mask_from_colour
 from refusion.jobs.plan import Job
@@ -42,15 +42,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Output:
-    """The files that are written besides each restored picture.
+    """The files that are written besides each restored picture, and what is left out of it.
 
     Args:
         uncertainty: write NAME-uncertainty.png, the std over samples, white for a tenth of the range.
         trajectory: file of a GIF of the steps.
+        strip: leave out EXIF, XMP and IPTC, and date the files now.
     """
 
     uncertainty: bool = False
     trajectory: Path | None = None
+    strip: bool = False
 
 
 def run(
@@ -104,7 +106,8 @@ def run(
         else:
             megapixels = sum(image.size[0] * image.size[1] for image in images) / 1e6
             seconds = time.perf_counter() - began
-            yield Outcome(job, "restored", "", result.notices, seconds, megapixels)
+            notices = (*_picture_notices(job, images, output), *result.notices)
+            yield Outcome(job, "restored", "", notices, seconds, megapixels)
 
 
 def _read(job: Job) -> list[Image]:
@@ -127,8 +130,18 @@ def _mask(job: Job, image: Image, hole_colour: str | None) -> Mask | None:
         raise ImageError(
             f"{job.mask} and {job.sources[0]} have sizes {sizes}: give a mask of the picture's size"
         )
-    holes: Mask = (mask.pixels.mean(-1) > 0.5).astype(np.float32)
+    opacity = 1 if mask.alpha is None else mask.alpha
+    holes: Mask = (mask.pixels.mean(-1) * opacity > 0.5).astype(np.float32)
     return holes
+
+
+def _picture_notices(job: Job, images: list[Image], output: Output) -> list[Notice]:
+    """Return what of the files is not in the results."""
+    notices = [notice for image in images for notice in image.notices]
+    if not output.strip:
+        for image, target in zip(images, job.targets, strict=True):
+            notices += unkept(image, target.suffix)
+    return list(dict.fromkeys(notices))
 
 
 def _options(options: Options | None, mask: Mask | None, output: Output) -> Options:
@@ -149,5 +162,9 @@ def _write(job: Job, request: Request, result: Result, output: Output, restorer:
             write(picture, target.with_name(f"{target.stem}-uncertainty.png"))
     if output.trajectory is not None:
         write_gif([restorer.upscale_input(request.images[0]), *result.trajectory], output.trajectory)
-    for image, target in zip(result.images, job.targets, strict=True):
-        write(image, target)
+    for image, target, source in zip(result.images, job.targets, job.sources, strict=True):
+        write(_stripped(image) if output.strip else image, target, source, not output.strip)
+
+
+def _stripped(image: Image) -> Image:
+    return replace(image, metadata=image.metadata.stripped())
