@@ -29,6 +29,7 @@ def test_a_picture_without_colour_gets_none() -> None:
         new = image.with_pixels(tinted)
         np.testing.assert_allclose(new.pixels, np.repeat(tinted.mean(2, keepdims=True), 3, axis=2), atol=1e-6)
         assert (new.pixels == new.pixels[..., :1]).all()
+        np.testing.assert_array_equal(image.with_pixels(image.pixels).pixels, image.pixels)
     nearly = np.repeat(RGB[..., 1:2], 3, axis=2)
     nearly[23, 39, 2] ^= 1
     np.testing.assert_array_equal(from_array(nearly).with_pixels(tinted).pixels, tinted)

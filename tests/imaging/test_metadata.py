@@ -246,6 +246,20 @@ def test_a_loop_of_directories_ends() -> None:
     assert len(tiff.directories(pointer)) == 1
 
 
+def test_a_directory_that_claims_the_file_again_and_again_is_bounded() -> None:
+    """Every entry names the whole file as its value, and every directory the next two bytes of itself."""
+    count = 60000
+    row = struct.pack("<HHII", 65000, 7, 500_000, 8)
+    hostile = b"II*\0" + struct.pack("<IH", 8, count) + row * count + bytes(8)
+    reader = tiff.Reader(hostile)
+    assert len(reader.directories()) == 1
+    assert reader.bytes_left >= 0
+    overlapping = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", 3) * 300_000
+    reader = tiff.Reader(overlapping)
+    reader.directories()
+    assert reader.entries_left >= 0
+
+
 @pytest.mark.parametrize("length", [59900, 65500, 70000])
 @pytest.mark.parametrize("target", NAMES)
 def test_long_exif_is_kept_or_told(target: str, length: int) -> None:

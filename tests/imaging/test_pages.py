@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+import pyvips
 import tifffile
 from pictures import RGB, RGB16, said, same
 
@@ -35,6 +36,15 @@ def test_a_preview_is_not_the_picture() -> None:
     data = tiff_of((SMALL, {"subfiletype": 1}), (RGB, {"subfiletype": 0}))
     assert same(decode(data), from_array(RGB))
     assert decode(data).notices == ()
+
+
+def test_what_the_directory_of_a_preview_says_is_about_the_picture() -> None:
+    tags = [(271, 2, 6, "Maker", True), (33432, 2, 7, "(c) me", True)]
+    data = tiff_of((SMALL, {"subfiletype": 1, "extratags": tags}), (RGB, {"subfiletype": 0}))
+    exif = decode(data).metadata.exif
+    assert exif is not None
+    assert b"Maker\0" in exif
+    assert b"(c) me\0" in exif
 
 
 def test_the_picture_among_sub_files() -> None:
@@ -243,6 +253,22 @@ def test_odd_tags_do_not_cost_the_picture(tmp_path: Path, tag: tuple[Any, ...]) 
     assert same(decode(data), from_array(RGB))
     (tmp_path / "a.tif").write_bytes(data)
     assert same(read(tmp_path / "a.tif"), from_array(RGB))
+
+
+def test_a_monstrous_side_is_one_line_and_nothing_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    data = bytearray(tiff_of((RGB, {})))
+    at = data.index(struct.pack("<HH", 256, 4))
+    data[at + 8 : at + 12] = struct.pack("<I", 1_006_633_008)
+    assert "1006633008 x 24" in said(decode, bytes(data))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_message_that_is_not_text_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise UnicodeDecodeError("utf-8", b"\x9f", 0, 1, "invalid start byte")
+
+    monkeypatch.setattr(pyvips.Image, "new_from_buffer", fail)
+    assert "damaged" in said(decode, tiff_of((RGB, {})))
 
 
 @pytest.mark.parametrize("layout", [{}, {"rowsperstrip": 5}, {"tile": (16, 16)}, {"compression": "zlib"}])

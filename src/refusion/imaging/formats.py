@@ -132,7 +132,7 @@ def decode(data: bytes, name: str = "the picture", max_pixels: int = MAX_PIXELS)
                 "if you trust the file, raise max_pixels"
             )
         return described(data, header, page, name)
-    except pyvips.Error as error:
+    except (pyvips.Error, UnicodeDecodeError) as error:  # the second if a message quotes a damaged tag
         if form is _HEIC:
             raise ImageError(
                 f"{name} is HEIC, which the installed libvips cannot decode: export it as JPEG, PNG or TIFF"
@@ -291,7 +291,8 @@ def _store(path: Path, data: bytes, source: Path | None = None, dated: bool = Tr
         ) from None
 
 
-def _line(error: pyvips.Error) -> str:
+def _line(error: pyvips.Error | UnicodeDecodeError) -> str:
     """Return the last line of libvips's message, which may begin with those of earlier errors."""
-    lines = [line.strip() for line in error.detail.splitlines() if ": " in line]  # "part of libvips: fault"
+    detail = error.detail if isinstance(error, pyvips.Error) else ""
+    lines = [line.strip() for line in detail.splitlines() if ": " in line]  # "part of libvips: fault"
     return lines[-1] if lines else "libvips gives no reason"

@@ -70,7 +70,10 @@ class Image:
             )
         clipped = np.ascontiguousarray(pixels, dtype=np.float32).clip(0, 1)
         if not self.grey and self._is_achromatic():
-            clipped = np.repeat(clipped.mean(axis=2, keepdims=True), 3, axis=2)
+            for start in range(0, len(clipped), 256):  # rows, for little memory
+                rows = clipped[start : start + 256]
+                # float64, so that three equal channels stay what they are.
+                rows[...] = np.add.reduce([rows[..., k, None] for k in range(3)], dtype=np.float64) / 3
         return replace(self, pixels=clipped)
 
     def _is_achromatic(self) -> bool:

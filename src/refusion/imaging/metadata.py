@@ -93,7 +93,13 @@ def exif_directory(data: bytes, picture: pyvips.Image, page: int = 0) -> Directo
 
 def _exif_of(data: bytes, picture: pyvips.Image, page: int) -> Directory | None:
     if data[:2] in (b"II", b"MM"):
-        return dict(enumerate(tiff.directories(data))).get(page)
+        found = tiff.directories(data)
+        if not page < len(found):
+            return None
+        # Before a picture may stand a preview, whose directory is about the picture, too.
+        about = {tag: entry for tag, entry in found[0].entries.items() if tag in _ABOUT}
+        chosen = found[page]
+        return Directory(chosen.order, {**about, **chosen.entries}, {**found[0].inner, **chosen.inner})
     exif = _blob(picture, "exif-data") or b""
     found = tiff.directories(exif.removeprefix(b"Exif\0\0"))
     return found[0] if found else None

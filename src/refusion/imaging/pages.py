@@ -7,6 +7,8 @@ from refusion.imaging import tiff
 from refusion.imaging.tiff import Directory
 
 _SUBFILE, _OLD_SUBFILE, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _EXTRA = 254, 255, 259, 262, 277, 338
+_WIDTH, _HEIGHT = 256, 257
+_MAX_SIDE = 10_000_000  # libvips complains on the terminal about more than 100 million
 _STRIPS, _TILES = (273, 279), (324, 325)
 _REDUCED, _MASK = 1, 4
 _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
@@ -42,12 +44,13 @@ def choose_page(data: bytes, name: str) -> Page:
     Raises:
         ImageError: there is none, or its data are cut short.
     """
-    found = tiff.directories(data)
+    reader = tiff.Reader(data)
+    found = reader.directories()
     full = [number for number, page in enumerate(found) if not _kind(page)]
     if full:
         return _checked(data, found[full[0]], full[0], -1, len(full), name)
     for number, page in enumerate(found):
-        for place, inner in enumerate(tiff.subfiles(data, page)):
+        for place, inner in enumerate(reader.subfiles(page)):
             if not _kind(inner):
                 return _checked(data, inner, number, place, 1, name)
     if found:
@@ -64,6 +67,11 @@ def _kind(page: Directory) -> int:
 
 
 def _checked(data: bytes, page: Directory, number: int, subfile: int, pages: int, name: str) -> Page:
+    width, height = page.number(_WIDTH, 1), page.number(_HEIGHT, 1)
+    if max(width, height) > _MAX_SIDE:
+        raise ImageError(
+            f"{name} has {width} x {height} pixels: expected sides up to {_MAX_SIDE}; is it damaged?"
+        )
     for offsets, counts in (_STRIPS, _TILES):
         for offset, count in zip(page.numbers(offsets), page.numbers(counts), strict=False):
             if offset + count > len(data):

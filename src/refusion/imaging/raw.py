@@ -23,8 +23,9 @@ def is_raw(data: bytes) -> bool:
     """Return whether a file holds the samples of a camera's sensor."""
     if _MAGIC.match(data):
         return True
-    found = tiff.directories(data)
-    pages = [*found, *(inner for page in found for inner in tiff.subfiles(data, page))]
+    reader = tiff.Reader(data)
+    found = reader.directories()
+    pages = [*found, *(inner for page in found for inner in reader.subfiles(page))]
     return any(_is_sensor(page) for page in pages)
 
 

@@ -28,7 +28,7 @@ SIZES = {
 """Bytes of a number of each type."""
 _UNITS = {**SIZES, 5: 4, 10: 4}  # what is swapped between byte orders: a fraction is two numbers
 _INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
-MAX_DIRECTORIES = 4096
+MAX_DIRECTORIES, MAX_ENTRIES = 4096, 100_000
 EXIF, GPS, INTEROPERABILITY, SUBFILES, MAKER_NOTE = 0x8769, 0x8825, 0xA005, 330, 0x927C
 POINTERS = (EXIF, GPS, INTEROPERABILITY)
 
@@ -80,20 +80,29 @@ class Directory:
 
 def directories(data: bytes) -> list[Directory]:
     """Return the directories of a classic or big TIFF file or of EXIF, as far as they can be read."""
-    order = {b"II": "<", b"MM": ">"}.get(data[:2])
-    if order is None or len(data) < 16:
-        return []
-    reader = _Reader(data, order, data[2:4] in (b"+\0", b"\0+"))
-    return list(reader.chain())
+    return Reader(data).directories()
 
 
-@dataclass(frozen=True)
-class _Reader:
-    data: bytes
-    order: str
-    big: bool
+class Reader:
+    """Reads the directories of a file; what it reads in all is bounded, whatever the file says.
+
+    Args:
+        data: a classic or big TIFF file, or EXIF. Others have no directories.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.order = {b"II": "<", b"MM": ">"}.get(data[:2], "")
+        self.big = data[2:4] in (b"+\0", b"\0+")
+        self.entries_left = MAX_ENTRIES
+        self.bytes_left = 2 * len(data) + 2**20  # values of an honest file do not overlap
+
+    def directories(self) -> list[Directory]:
+        """Return the directories of the pages, as far as they can be read."""
+        return list(self.chain()) if self.order and len(self.data) >= 16 else []
 
     def chain(self) -> Iterator[Directory]:
+        """Yield the directories that are linked, each once."""
         offset, seen = self._integer(8 if self.big else 4, "Q" if self.big else "I"), set[int]()
         while offset and offset not in seen and len(seen) < MAX_DIRECTORIES:
             seen.add(offset)
@@ -103,6 +112,7 @@ class _Reader:
             yield directory
 
     def subfiles(self, directory: Directory) -> list[Directory]:
+        """Return the directories in the entry SubIFDs of a directory."""
         found = [self.directory(offset)[0] for offset in directory.numbers(SUBFILES)[:64]]
         return [inner for inner in found if inner is not None]
 
@@ -111,8 +121,9 @@ class _Reader:
         head, size, word = (8, 20, "Q") if self.big else (2, 12, "I")
         count = self._integer(offset, "Q" if self.big else "H")
         end = offset + head + count * size
-        if count > 65535 or end > len(self.data) or offset + head > len(self.data):
+        if count > self.entries_left or end > len(self.data) or offset + head > len(self.data):
             return None, 0
+        self.entries_left -= count
         entries = {}
         for at in range(offset + head, end, size):
             tag, kind = struct.unpack_from(f"{self.order}HH", self.data, at)
@@ -121,7 +132,8 @@ class _Reader:
             length = number * SIZES.get(kind, 0)
             if length > room:
                 start = self._integer(start, word)
-            if length and start + length <= len(self.data):
+            if length and start + length <= len(self.data) and length <= self.bytes_left:
+                self.bytes_left -= length
                 entries[tag] = Entry(kind, number, self.data[start : start + length], start)
         found = Directory(self.order, entries)
         inner = {}
@@ -137,11 +149,6 @@ class _Reader:
             return 0
         value: int = struct.unpack_from(self.order + kind, self.data, offset)[0]
         return value
-
-
-def subfiles(data: bytes, directory: Directory) -> list[Directory]:
-    """Return the directories in the entry SubIFDs of a directory of the file."""
-    return _Reader(data, directory.order, data[2:4] in (b"+\0", b"\0+")).subfiles(directory)
 
 
 def integer(order: str, value: int, kind: int = 3) -> Entry:
