@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 import pyvips
 import tifffile
-from pictures import EVERY_8, RGB, RGB16, SRGB, same
+from pictures import EVERY_8, RGB, RGB16, SMOOTH, SRGB, same
 from PIL import IptcImagePlugin
 
 from refusion.imaging import tiff
@@ -258,6 +258,29 @@ def test_a_directory_that_claims_the_file_again_and_again_is_bounded() -> None:
     reader = tiff.Reader(overlapping)
     reader.directories()
     assert reader.entries_left >= 0
+
+
+@pytest.mark.parametrize("length", [59900, 60100, 90000])
+@pytest.mark.parametrize("target", NAMES)
+def test_long_xmp_and_iptc_are_kept_or_told(target: str, length: int) -> None:
+    xmp, iptc = (start.ljust(length, b" ") for start in (b"<x:xmpmeta/>", IPTC))
+    for metadata in (Metadata(None, xmp), Metadata(None, None, iptc)):
+        image = replace(from_array(RGB), metadata=metadata)
+        kept = decode(encode(image, target)).metadata == metadata
+        assert [notice.key for notice in unkept(image, target)] == ([] if kept else ["metadata-lost"])
+        if target == ".tif" or (target == ".jpg" and length < 60000):
+            assert kept
+
+
+def test_a_gain_map_by_libultrahdr_or_iso_is_told() -> None:
+    light = pyvips.Image.new_from_array(3 * SMOOTH, interpretation="scrgb")
+    (notice,) = decode(light.uhdrsave_buffer()).notices
+    assert notice.key == "gain-map"
+    plain = encode(from_array(RGB), ".jpg")
+    iso = b"urn:iso:std:iso:ts:21496:-1\0\0\0\0\0"
+    marked = plain[:2] + b"\xff\xe2" + struct.pack(">H", len(iso) + 2) + iso + plain[2:]
+    assert [notice.key for notice in decode(marked).notices] == ["gain-map"]
+    assert decode(plain).notices == ()
 
 
 @pytest.mark.parametrize("length", [59900, 65500, 70000])

@@ -180,7 +180,7 @@ def unkept(image: Image, suffix: str) -> tuple[Notice, ...]:
         suffix: of the file that is written.
     """
     lost = losses(image.metadata, suffix.lower())
-    text = f"{' and '.join(lost)} cannot be kept in {suffix.lower()}: write .tif or .jpg"
+    text = f"{' and '.join(lost)} cannot be kept in {suffix.lower()}: .tif can hold all"
     return (Notice("metadata-lost", text),) if lost else ()
 
 

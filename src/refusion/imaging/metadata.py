@@ -6,6 +6,7 @@ put in afterwards: libvips rewrites it, by which makers' notes are lost and tags
 
 import re
 import struct
+import sys
 from dataclasses import dataclass, replace
 
 import pyvips
@@ -21,6 +22,8 @@ _MAX_EXIF = {
     ".jpeg": containers.MAX_APP1,
     ".avif": 60000,
 }
+_MAX_SEGMENT = 60000
+"""Most bytes of XMP and of IPTC that libvips writes into JPEG."""
 _IPTC_OF_TIFF, _PHOTOSHOP_OF_TIFF = 33723, 34377
 _PHOTOSHOP = b"Photoshop 3.0\0"
 _MM_OF_UNIT = {2: 25.4, 3: 10.0}
@@ -82,6 +85,9 @@ def has_gain_map(data: bytes, picture: pyvips.Image) -> bool:
     """Return whether a file holds a gain map, by which HDR displays show a brighter picture."""
     xmp = _blob(picture, "xmp-data")
     if picture.get_typeof("gainmap-data") or (xmp and _GAIN_MAP.search(xmp)):
+        return True
+    segments = containers.jpeg_segments(data) if data.startswith(b"\xff\xd8") else ()
+    if any(content.startswith(b"urn:iso:std:iso:ts:21496") for _, content in segments):
         return True
     return data[4:8] == b"ftyp" and b"tmap" in data[:4096]
 
@@ -173,8 +179,11 @@ def _resolution(data: bytes, directory: Directory | None) -> tuple[float, float]
 
 def fields(metadata: Metadata, suffix: str) -> dict[str, bytes]:
     """Return the metadata that libvips writes, by its names."""
-    blobs = {"xmp-data": metadata.xmp} if metadata.xmp else {}
-    if metadata.iptc and suffix in (".jpg", ".jpeg"):
+    most = _MAX_SEGMENT if suffix in (".jpg", ".jpeg") else sys.maxsize
+    blobs = {}
+    if metadata.xmp and len(metadata.xmp) <= most:
+        blobs["xmp-data"] = metadata.xmp
+    if metadata.iptc and len(metadata.iptc) <= most and suffix in (".jpg", ".jpeg"):
         size = len(metadata.iptc).to_bytes(4, "big")
         padding = bytes(len(metadata.iptc) % 2)
         blobs["iptc-data"] = _PHOTOSHOP + b"8BIM\4\4\0\0" + size + metadata.iptc + padding
@@ -182,13 +191,15 @@ def fields(metadata: Metadata, suffix: str) -> dict[str, bytes]:
 
 
 def losses(metadata: Metadata, suffix: str) -> list[str]:
-    """Return the names of what a format cannot hold."""
+    """Return the names of what a format cannot hold, or not as much of."""
+    held = fields(metadata, suffix)
     lost = []
-    if metadata.iptc and suffix not in (".jpg", ".jpeg", ".tif", ".tiff"):
-        lost.append("IPTC")
-    most = _MAX_EXIF.get(suffix)
-    if most and metadata.exif and len(metadata.exif) > most:
-        lost.append(f"EXIF of more than {most} bytes")
+    if metadata.exif and len(metadata.exif) > _MAX_EXIF.get(suffix, sys.maxsize):
+        lost.append(f"{len(metadata.exif)} bytes of EXIF")
+    if metadata.xmp and "xmp-data" not in held:
+        lost.append(f"{len(metadata.xmp)} bytes of XMP")
+    if metadata.iptc and "iptc-data" not in held and suffix not in (".tif", ".tiff"):
+        lost.append(f"{len(metadata.iptc)} bytes of IPTC")
     return lost
 
 

@@ -157,9 +157,9 @@ def _write(job: Job, request: Request, result: Result, output: Output, restorer:
     for target in job.targets:
         target.parent.mkdir(parents=True, exist_ok=True)
     if output.uncertainty:
-        for target, std in zip(job.targets, result.stds, strict=True):
+        for target, std, source in zip(job.targets, result.stds, job.sources, strict=True):
             picture = from_array((10 * std).clip(0, 1))
-            write(picture, target.with_name(f"{target.stem}-uncertainty.png"))
+            write(picture, target.with_name(f"{target.stem}-uncertainty.png"), source, dated=False)
     if output.trajectory is not None:
         write_gif([restorer.upscale_input(request.images[0]), *result.trajectory], output.trajectory)
     for image, target, source in zip(result.images, job.targets, job.sources, strict=True):
