@@ -454,3 +454,13 @@ def test_a_picture_that_is_gone_when_its_turn_comes_is_an_outcome(restorer: Rest
     Path("in/1.png").unlink()
     (gone,) = outcomes
     assert gone.error.startswith(f"{Path('in/1.png')} does not exist")
+
+
+def test_what_is_only_read_is_written_as_tiff(restorer: Restorer) -> None:
+    photo("in/a.png").rename("in/a.nef")
+    (outcome,) = run(plan(["in/a.nef"], Path("out")).jobs, restorer)
+    assert outcome.status == "restored"
+    assert files() == ["out/a.tif"]
+    assert read("out/a.tif").depth == 16
+    (named,) = plan(["in/a.nef"], Path("b.png")).jobs
+    assert named.targets == (Path("b.png"),)

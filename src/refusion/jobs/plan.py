@@ -102,7 +102,7 @@ def _plan_pictures(paths: Iterable[str], out: Path) -> Plan:
             if not single and _within(source, out) and not _within(root, out):
                 continue
             inner = source.relative_to(root) if root.is_dir() else Path(source.name)
-            target = out if single else out / inner
+            target = out if single else out / _writable(inner)
             if target in source_of:
                 other = source_of[target]
                 if other != source:
@@ -114,6 +114,11 @@ def _plan_pictures(paths: Iterable[str], out: Path) -> Plan:
             else:
                 jobs[source] = Job((source,), (target,))
     return replace(planned, jobs=list(jobs.values()))
+
+
+def _writable(inner: Path) -> Path:
+    """Return the name of a result: as the source's, but TIFF for what is only read, as camera raw."""
+    return inner if inner.suffix.lower() in SUFFIXES else inner.with_suffix(".tif")
 
 
 def _plan_views(paths: Sequence[str], out: Path) -> Plan:
