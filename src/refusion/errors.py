@@ -49,7 +49,8 @@ class Notice:
 
     Args:
         key: the kind of notice: "unrectified-views", "noise-above-range", "noise-estimated", "unchanged",
-            "codec-tiled", "network-tiled", "out-of-memory".
+            "codec-tiled", "network-tiled", "out-of-memory", "first-frame", "gain-map", "extra-samples",
+            "metadata-lost".
         text: one line for the user.
         level: "warning" if the result may be worthless, else "info".
     """

@@ -33,12 +33,22 @@ _unfinished: set[Path] = set()  # temporary files of this process, for a signal,
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yield a hidden temporary path beside `path`; it replaces `path` when the block ends without error."""
+def atomic(path: Path, source: Path | None = None, dated: bool = True) -> Iterator[Path]:
+    """Yield a hidden temporary path beside `path`; it replaces `path` when the block ends without error.
+
+    Args:
+        path: of the file.
+        source: a file whose permissions it gets, as far as the file system lets it.
+        dated: whether it gets the source's time of change, too.
+    """
     with contextlib.ExitStack() as stack:
         part = _claim(path, stack)
         try:
+            if source is not None:
+                part.chmod(0o600)
             yield part
+            if source is not None:
+                _copy_state(source, part, dated)
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
             part.replace(path)
@@ -116,6 +126,14 @@ def _is_dead(part: Path, file: IO[bytes]) -> bool:
     except OSError:  # a file system without locks
         return time.time() - part.stat().st_mtime > DAY
     return True
+
+
+def _copy_state(source: Path, target: Path, dated: bool) -> None:
+    with contextlib.suppress(OSError):
+        state = source.stat()
+        target.chmod(state.st_mode & 0o777 | 0o200)  # writable, so that a later run can replace it
+        if dated:
+            os.utime(target, ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
 def load_tensors(path: Path, remedy: str) -> object:

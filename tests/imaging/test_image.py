@@ -19,6 +19,22 @@ def test_with_pixels_keeps_the_rest_and_clips() -> None:
     np.testing.assert_array_equal(new.pixels, np.clip(2 * SMOOTH[:24, :40] - 0.5, 0, 1))
 
 
+def test_a_picture_without_colour_gets_none() -> None:
+    tinted = SMOOTH[:24, :40]
+    for image in (
+        from_array(np.repeat(RGB16[..., :1], 3, axis=2)),
+        from_array(np.repeat(RGB[..., 1:2], 3, axis=2)),
+    ):
+        assert not image.grey
+        new = image.with_pixels(tinted)
+        np.testing.assert_allclose(new.pixels, np.repeat(tinted.mean(2, keepdims=True), 3, axis=2), atol=1e-6)
+        assert (new.pixels == new.pixels[..., :1]).all()
+        np.testing.assert_array_equal(image.with_pixels(image.pixels).pixels, image.pixels)
+    nearly = np.repeat(RGB[..., 1:2], 3, axis=2)
+    nearly[23, 39, 2] ^= 1
+    np.testing.assert_array_equal(from_array(nearly).with_pixels(tinted).pixels, tinted)
+
+
 def test_strange_pixels() -> None:
     image = from_array(SMOOTH)
     assert "(63, 64, 3)" in said(image.with_pixels, SMOOTH[1:])

@@ -4,6 +4,7 @@ import errno
 import os
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy as np
 import PIL.Image
 import pytest
 import pyvips
+from PIL import ImageCms
 
 from refusion.diffusion.sde import MeanRevertingSDE
 from refusion.errors import Cancelled
 from refusion.imaging.arrays import from_array
 from refusion.imaging.formats import read, write
+from refusion.imaging.metadata import Metadata
 from refusion.imaging.resize import Enlarge
 from refusion.jobs.plan import Job, plan
 from refusion.jobs.run import Outcome, Output, run
@@ -24,6 +27,7 @@ from refusion.restoring.restorer import Restorer
 from restorers import TILED, ask, said, small_restorer
 
 STEPS = 2
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 @pytest.fixture(autouse=True)
@@ -291,6 +295,58 @@ def test_what_is_white_in_the_mask_of_a_job_is_filled(restorer: Restorer) -> Non
         np.testing.assert_array_equal(read(f"out/{i}.png").pixels[kept], read(f"in/{i}.png").pixels[kept])
 
 
+def test_what_is_transparent_in_a_mask_is_not_missing(restorer: Restorer) -> None:
+    photos(1)
+    strokes = np.zeros((8, 10), np.float32)
+    strokes[:, :5] = 1
+    write(from_array(strokes), "opaque.png")
+    write(from_array(np.dstack([np.ones((8, 10, 3), np.float32), strokes])), "white-beneath.png")
+    write(from_array(np.dstack([np.zeros_like(strokes) + strokes, strokes])), "black-beneath.png")
+    results = []
+    for mask in ("opaque", "white-beneath", "black-beneath"):
+        list(run(plan(["in"], Path(mask)).with_masks(Path(f"{mask}.png")).jobs, restorer))
+        results.append(read(f"{mask}/0.png").pixels)
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
+def test_metadata_and_the_state_of_the_file_are_kept_unless_stripped(restorer: Restorer) -> None:
+    source = Path("in/a.jpg")
+    source.parent.mkdir()
+    exif = PIL.Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x8298] = 6, "Maker", "(c) me"
+    picture = PIL.Image.new("RGB", (10, 8), (90, 80, 70))
+    picture.save(source, exif=exif, dpi=(300, 300), icc_profile=SRGB)
+    source.chmod(0o600)
+    os.utime(source, (1_000_000_000, 1_000_000_000))
+    list(run(plan(["in"], Path("kept")).jobs, restorer))
+    list(run(plan(["in"], Path("bare")).jobs, restorer, output=Output(strip=True)))
+    for folder, maker in {"kept": "Maker", "bare": None}.items():
+        result = Path(folder, "a.jpg")
+        with PIL.Image.open(result) as written:
+            assert written.size == (8, 10)
+            assert written.getexif().get(0x010F) == maker
+            assert written.getexif().get(0x0112, 1) == 1
+            assert written.info["dpi"] == (300, 300)
+            assert written.info["icc_profile"] == SRGB
+        assert result.stat().st_mode == source.stat().st_mode
+        assert (result.stat().st_mtime == 1_000_000_000) == (folder == "kept")
+
+
+def test_what_is_not_kept_of_a_file_is_a_notice(restorer: Restorer) -> None:
+    Path("in").mkdir()
+    frames = [PIL.Image.new("RGB", (10, 8), (value, 80, 70)) for value in (90, 120)]
+    frames[0].save("in/a.webp", save_all=True, append_images=frames[1:])
+    told = replace(read("in/a.webp"), metadata=Metadata(iptc=b"\x1c\x02\x74\0\2me"), notices=())
+    write(told, "in/b.jpg")
+    (first,) = run(plan(["in/a.webp"], Path("out")).jobs, restorer)
+    (second,) = run(plan(["in/b.jpg"], Path("out/b.png")).jobs, restorer)
+    (third,) = run(plan(["in/b.jpg"], Path("out/c.png")).jobs, restorer, output=Output(strip=True))
+    assert [notice.key for notice in first.notices] == ["first-frame"]
+    assert [notice.key for notice in second.notices] == ["metadata-lost"]
+    assert third.notices == ()
+
+
 def test_a_bad_mask_is_an_outcome_that_names_it(restorer: Restorer) -> None:
     photos(4)
     for i in range(4):
@@ -511,3 +567,13 @@ def test_what_dead_runs_left_is_swept(restorer: Restorer) -> None:
     Path("out/.mine.part").write_bytes(b"not ours")
     assert statuses(run(photos(1), restorer)) == ["restored"]
     assert files() == ["out/.mine.part", "out/0.png"]
+
+
+def test_what_is_only_read_is_written_as_tiff(restorer: Restorer) -> None:
+    photo("in/a.png").rename("in/a.nef")
+    (outcome,) = run(plan(["in/a.nef"], Path("out")).jobs, restorer)
+    assert outcome.status == "restored"
+    assert files() == ["out/a.tif"]
+    assert read("out/a.tif").depth == 16
+    (named,) = plan(["in/a.nef"], Path("b.png")).jobs
+    assert named.targets == (Path("b.png"),)

@@ -83,6 +83,8 @@ class OutputFlags:
     same name for each picture."""
     hole_colour: str | None = None
     """For inpainting: colour with which the holes are painted over, as "#ff00ff"."""
+    strip: Annotated[bool, Parameter(negative="")] = False
+    "Leave out EXIF, XMP and IPTC (dates, camera, place, copyright), and date the files now."
 
     def check(self, pictures: int) -> None:
         """Check that the options are compatible.

@@ -97,7 +97,7 @@ def _run(
     done = failed = 0
     told: set[str] = set()
     if planned.jobs:
-        extra = Output(output.uncertainty, output.trajectory)
+        extra = Output(output.uncertainty, output.trajectory, output.strip)
         outcomes = run(planned.jobs, load(header, device), options, extra, output.hole_colour)
         for outcome in bar(outcomes, "picture", len(planned.jobs), name):
             for notice in outcome.notices:

@@ -8,7 +8,8 @@ import numpy as np
 import pyvips
 
 from refusion.errors import ImageError
-from refusion.imaging.formats import MAX_PIXELS, from_vips, read
+from refusion.imaging.decoding import from_vips
+from refusion.imaging.formats import MAX_PIXELS, read
 from refusion.imaging.image import Image, channels_last, make_image, white_level
 
 ImageLike = object

@@ -1,8 +1,7 @@
 """Decoding and encoding of picture files: PNG, EXIF, ICC, alpha and 16 bit are handled in this module only.
 
-A picture is upright after reading (the EXIF turn is applied; EXIF itself is dropped), stays in the file's
-own RGB or grey profile, and is written back with its depth, profile, alpha and grey, as far as the format
-can store them:
+A picture is upright after reading, stays in the file's own RGB or grey profile, and is written back with its
+depth, profile, alpha, grey and metadata, as far as the format can store them:
 
     .png   .tif  .tiff   8 or 16 bit, grey, alpha, lossless
     .webp                8 bit, alpha, lossless (lossy WebP would halve the colour resolution)
@@ -12,13 +11,14 @@ can store them:
     .gif   .bmp   .jp2   .jxl   read only, where libvips can
 
 CMYK becomes sRGB, palettes are expanded, floating-point samples are read as 16 bit, and of several pages or
-frames the first is taken. libvips hangs in a forked process whose parent has used it: spawn workers.
+frames the first is taken. What is not the whole of a file is a notice of the picture. libvips hangs in a
+forked process whose parent has used it: spawn workers.
 """
 
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,14 @@ import numpy as np
 import pyvips
 from jaxtyping import Shaped
 
-from refusion.errors import ImageError
+from refusion.errors import ImageError, Notice
 from refusion.files import atomic
-from refusion.imaging.image import Image, make_image, white_level
+from refusion.imaging.colour import grey_as_srgb
+from refusion.imaging.decoding import described, developed
+from refusion.imaging.image import Image
+from refusion.imaging.metadata import embed, fields, losses, placeholder
+from refusion.imaging.pages import choose_page
+from refusion.imaging.raw import is_raw
 
 Raw = Shaped[np.ndarray, "h w c"]
 """Samples of 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha) channels."""
@@ -53,8 +58,8 @@ _TIFF = _Format(
     16,
     True,
     True,
-    {"compression": "deflate", "predictor": "horizontal"},
-    "warning",  # at a later level libvips fills missing parts with black
+    {"compression": "deflate", "predictor": "horizontal", "resunit": "inch"},
+    "error",  # "warning" refuses healthy files for odd tags
 )
 _AVIF = _Format(
     re.compile(rb"(?s)....ftyp.{0,64}?avi[fs]"),
@@ -63,6 +68,9 @@ _AVIF = _Format(
     True,
     {"Q": 90, "subsample_mode": "off", "effort": 3},
 )  # effort 4, the default, takes six times as long for the same picture
+_HEIC = _Format(
+    re.compile(rb"(?s)....ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)"), 8, False, True, {}
+)  # read only
 _GIF = _Format(re.compile(rb"GIF8"), 8, False, False, {}, loader="gifload_buffer")  # written as animation
 _FORMATS = {
     ".png": _PNG,
@@ -96,7 +104,7 @@ _READ_ONLY = {
         re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), 16, True, True, {}, loader="jxlload_buffer"
     ),
 }
-_KINDS = {**_FORMATS, **_READ_ONLY}
+_KINDS = {**_FORMATS, **_READ_ONLY, ".heic": _HEIC}
 
 
 def _has_loader(form: _Format) -> bool:
@@ -178,6 +186,8 @@ def decode(
     """
     if not data:
         raise ImageError(f"{name} is empty: get a whole copy of it")
+    if is_raw(data):
+        return developed(data, name, max_pixels)
     suffix = _suffix(data)
     if suffix is None:
         raise ImageError(
@@ -188,10 +198,12 @@ def decode(
         raise ImageError(
             f"{name} is a {suffix} file, which the installed libvips does not read: convert it first"
         )
+    page = choose_page(data, name) if form is _TIFF else None
     try:
         # From memory, because libvips caches by file name and returns the old picture of a file that was
         # overwritten. Sequential, because otherwise it decodes large pictures to a file on disk first.
-        header = pyvips.Image.new_from_buffer(data, "", access="sequential", fail_on=form.fail_on)
+        options = {"page": page.number, "subifd": page.subfile} if page else {}
+        header = pyvips.Image.new_from_buffer(data, "", access="sequential", fail_on=form.fail_on, **options)
         if header.width * header.height > max_pixels:
             raise ImageError(
                 f"{name} has {header.width} x {header.height} pixels, more than {max_pixels}: "
@@ -200,8 +212,12 @@ def decode(
         if admit is not None:
             sample_bytes = 1 if header.format == "uchar" else 2 if header.format == "ushort" else 4
             admit(Header(header.width, header.height, header.bands, sample_bytes))
-        return from_vips(header.copy_memory(), name)
-    except pyvips.Error as error:
+        return described(data, header, page, name)
+    except (pyvips.Error, UnicodeDecodeError) as error:  # the second if a message quotes a damaged tag
+        if form is _HEIC:
+            raise ImageError(
+                f"{name} is HEIC, which the installed libvips cannot decode: export it as JPEG, PNG or TIFF"
+            ) from None
         raise ImageError(
             f"{name} is damaged, cut short or of a rare kind ({_line(error)}): get another copy or convert it"
         ) from None
@@ -242,43 +258,35 @@ def _content(path: Path, max_pixels: int) -> bytes:
         raise ImageError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
 
 
-def from_vips(picture: pyvips.Image, name: str) -> Image:
-    """Return the upright RGB or grey picture of a decoded file."""
-    picture = picture.autorot()
-    icc = picture.get("icc-profile-data") if picture.get_typeof("icc-profile-data") else None
-    sixteen = picture.format == "ushort"
-    if picture.interpretation == "cmyk":
-        picture = picture.icc_transform(
-            "srgb",
-            embedded=True,
-            input_profile="cmyk",  # libvips's own, for files without one
-            black_point_compensation=True,
-            depth=16 if sixteen else 8,
-        )
-        icc = None
-    elif picture.interpretation not in ("b-w", "grey16", "srgb", "rgb", "rgb16", "scrgb", "multiband"):
-        raise ImageError(
-            f"{name} is in {picture.interpretation} colours: convert it to RGB, grey or CMYK first"
-        )
-    samples = picture.numpy()
-    white = white_level(samples, name)
-    if picture.get_typeof("heif-primary") and white > 255:
-        # The 10 or 12 bits of AVIF are the highest of 16, so that white is less than 65535.
-        unused = 16 - picture.get("bits-per-sample")
-        white = white >> unused << unused
-    return make_image(samples, white, icc, name)
-
-
-def write(image: Image, path: str | os.PathLike[str]) -> None:
+def write(image: Image, path: str | os.PathLike[str], source: Path | None = None, dated: bool = True) -> None:
     """Write a picture, whole or not at all; the suffix decides the format.
 
-    Depth, grey, alpha and profile are kept as far as the format can store them: see the module's table.
+    Depth, grey, alpha, profile and metadata are kept as far as the format can store them: see the module's
+    table.
+
+    Args:
+        image: the picture.
+        path: of the file.
+        source: a file whose permissions the new one gets, as a copy would.
+        dated: whether it gets the source's time of change, too.
 
     Raises:
         ImageError: see `encode`; or the file cannot be written.
     """
     path = Path(path)
-    _store(path, encode(image, path.suffix, str(path)))
+    _store(path, encode(image, path.suffix, str(path)), source, dated)
+
+
+def unkept(image: Image, suffix: str) -> tuple[Notice, ...]:
+    """Return a notice of the metadata that a format cannot hold, if there are any.
+
+    Args:
+        image: the picture.
+        suffix: of the file that is written.
+    """
+    lost = losses(image.metadata, suffix.lower())
+    text = f"{' and '.join(lost)} cannot be kept in {suffix.lower()}: .tif can hold all"
+    return (Notice("metadata-lost", text),) if lost else ()
 
 
 def encode(image: Image, suffix: str, name: str = "the picture") -> bytes:
@@ -295,9 +303,21 @@ def encode(image: Image, suffix: str, name: str = "the picture") -> bytes:
     form = _FORMATS.get(suffix.lower())
     if form is None:
         raise ImageError(f"{name} cannot be written: name it with one of the suffixes {_LISTED}")
-    # A grey profile is dropped by libvips where grey becomes RGB.
-    tags = {"icc-profile-data": (pyvips.GValue.blob_type, image.icc)} if image.icc else {}
-    return _encoded(suffix.lower(), _samples(image, form), tags, form.options, name)
+    if image.grey and image.icc and not form.grey:
+        converted = grey_as_srgb(image.pixels.mean(axis=2), image.icc)
+        pixels = image.pixels if converted is None else np.repeat(converted[..., None], 3, axis=2)
+        image = replace(image, icc=None, pixels=pixels)
+    metadata, suffix = image.metadata, suffix.lower()
+    samples = _samples(image, form)
+    blobs = {"icc-profile-data": image.icc, **fields(metadata, suffix)}
+    held = placeholder(metadata, suffix)
+    if held:
+        blobs["exif-data"] = held
+    tags = {tag: (pyvips.GValue.blob_type, blob) for tag, blob in blobs.items() if blob}
+    keep = ["icc", "xmp", "iptc", *(["exif"] if held else [])]
+    options = {**form.options, "keep": ":".join(keep)}
+    data = _encoded(suffix, samples, tags, options, name, metadata.resolution)
+    return embed(data, metadata, suffix, image.size, samples.shape[2] in (2, 4))
 
 
 def write_gif(frames: Iterable[Image], path: str | os.PathLike[str], frame_ms: int = 100) -> None:
@@ -346,10 +366,19 @@ def _samples(image: Image, form: _Format) -> Raw:
     return samples if bits == 8 else samples << (16 - bits)
 
 
-def _encoded(suffix: str, samples: Raw, tags: dict[str, Any], options: dict[str, object], name: str) -> bytes:
+def _encoded(
+    suffix: str,
+    samples: Raw,
+    tags: dict[str, Any],
+    options: dict[str, object],
+    name: str,
+    resolution: tuple[float, float] | None = None,
+) -> bytes:
     colour, deep = samples.shape[2] > 2, samples.dtype == np.uint16
     interpretation = ("rgb16" if deep else "srgb") if colour else ("grey16" if deep else "b-w")
     picture = pyvips.Image.new_from_array(samples, interpretation=interpretation)
+    if resolution is not None:
+        picture = picture.copy(xres=resolution[0], yres=resolution[1])
     for tag, (kind, value) in tags.items():
         picture.set_type(kind, tag, value)
     try:
@@ -359,9 +388,9 @@ def _encoded(suffix: str, samples: Raw, tags: dict[str, Any], options: dict[str,
     return data
 
 
-def _store(path: Path, data: bytes) -> None:
+def _store(path: Path, data: bytes, source: Path | None = None, dated: bool = True) -> None:
     try:
-        with atomic(path) as part:
+        with atomic(path, source, dated) as part:
             part.write_bytes(data)
     except OSError as error:
         raise ImageError(
@@ -369,7 +398,8 @@ def _store(path: Path, data: bytes) -> None:
         ) from None
 
 
-def _line(error: pyvips.Error) -> str:
+def _line(error: pyvips.Error | UnicodeDecodeError) -> str:
     """Return the last line of libvips's message, which may begin with those of earlier errors."""
-    lines = [line.strip() for line in error.detail.splitlines() if ": " in line]  # "part of libvips: fault"
+    detail = error.detail if isinstance(error, pyvips.Error) else ""
+    lines = [line.strip() for line in detail.splitlines() if ": " in line]  # "part of libvips: fault"
     return lines[-1] if lines else "libvips gives no reason"

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Float32, Shaped
 from torch import Tensor
 
-from refusion.errors import ImageError
+from refusion.errors import ImageError, Notice
+from refusion.imaging.metadata import Metadata
 
 RGB = Float32[np.ndarray, "h w 3"]
 Alpha = Float32[np.ndarray, "h w"]
@@ -28,6 +29,8 @@ class Image:
         depth: bits per sample of the source, 8 or 16.
         grey: whether the source has one colour channel.
         icc: the colour profile of `pixels`; None for sRGB.
+        metadata: what the file says beside its pixels.
+        notices: what of the file is not in the picture.
     """
 
     pixels: RGB
@@ -35,6 +38,8 @@ class Image:
     depth: int
     grey: bool
     icc: bytes | None
+    metadata: Metadata = Metadata()
+    notices: tuple[Notice, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -47,6 +52,8 @@ class Image:
 
     def with_pixels(self, pixels: RGB | Float[Tensor, "3 h w"]) -> "Image":
         """Return the picture with other pixels, an array or a tensor on any device, clipped to [0, 1].
+
+        Where the picture has three equal channels, so has the new one: the mean of the three.
 
         Raises:
             ImageError: the shape differs, or a pixel is not finite.
@@ -61,7 +68,18 @@ class Image:
             raise ImageError(
                 "pixels hold NaN or infinity: expected numbers; the network or its input is broken"
             )
-        return replace(self, pixels=np.ascontiguousarray(pixels, dtype=np.float32).clip(0, 1))
+        clipped = np.ascontiguousarray(pixels, dtype=np.float32).clip(0, 1)
+        if not self.grey and self._is_achromatic():
+            for start in range(0, len(clipped), 256):  # rows, for little memory
+                rows = clipped[start : start + 256]
+                # float64, so that three equal channels stay what they are.
+                rows[...] = np.add.reduce([rows[..., k, None] for k in range(3)], dtype=np.float64) / 3
+        return replace(self, pixels=clipped)
+
+    def _is_achromatic(self) -> bool:
+        """Return whether all pixels have three equal channels."""
+        red, green, blue = (self.pixels[..., channel] for channel in range(3))
+        return np.array_equal(red, green) and np.array_equal(red, blue)
 
     def __repr__(self) -> str:
         width, height = self.size

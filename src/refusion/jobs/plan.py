@@ -168,9 +168,11 @@ def _name(path: Path) -> Path:
 
 
 def _written(path: Path) -> Path:
-    """Return the name of a result: that of its source, but .png for kinds that are read only."""
+    """Return the name of a result: its source's, but .png for what is only read, .tif for camera raw."""
     suffix = path.suffix.lower()
-    return path.with_suffix(".png") if suffix in READABLE and suffix not in SUFFIXES else path
+    if suffix in SUFFIXES:
+        return path
+    return path.with_suffix(".png" if suffix in READABLE else ".tif")
 
 
 def _within(path: Path, folder: Path) -> bool:

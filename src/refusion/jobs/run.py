@@ -6,7 +6,7 @@ import functools
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,7 @@ import torch
 from refusion.errors import ImageError, Notice, Report, first_line
 from refusion.files import sweep
 from refusion.imaging.arrays import from_array
-from refusion.imaging.formats import MAX_PIXELS, Header, read, write, write_gif
+from refusion.imaging.formats import MAX_PIXELS, Header, read, unkept, write, write_gif
 from refusion.imaging.image import Image, format_sizes
 from refusion.imaging.masks import mask_from_colour
 from refusion.jobs.plan import Job
@@ -51,15 +51,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Output:
-    """The files that are written besides each restored picture.
+    """The files that are written besides each restored picture, and what is left out of it.
 
     Args:
         uncertainty: write NAME-uncertainty.png, the std over samples, white for a tenth of the range.
         trajectory: file of a GIF of the steps.
+        strip: leave out EXIF, XMP and IPTC, and date the files now.
     """
 
     uncertainty: bool = False
     trajectory: Path | None = None
+    strip: bool = False
 
 
 def run(
@@ -167,6 +169,8 @@ def _restore(
 ) -> float:
     """Restore a job and write its results; return the size of its pictures in megapixels."""
     images = _read(job, restorer, _options(options, None, output), hole_colour is not None)
+    for notice in _picture_notices(job, images, output):
+        report(notice)
     megapixels = sum(image.size[0] * image.size[1] for image in images) / 1e6
     mask = _mask(job, images[0], hole_colour, (options or {}).get("max_pixels", MAX_PIXELS))
     request = restorer.request(*images, **_options(options, mask, output))
@@ -231,8 +235,18 @@ def _mask(job: Job, image: Image, hole_colour: str | None, max_pixels: int) -> M
     if mask.size != image.size:
         turned = f"{format_sizes(mask)} and {format_sizes(image)}"
         raise ImageError(f"{job.mask} and {job.sources[0]} have sizes {turned}: turn one of them")
-    holes: Mask = (mask.pixels.mean(-1) > 0.5).astype(np.float32)
+    opacity = 1 if mask.alpha is None else mask.alpha
+    holes: Mask = (mask.pixels.mean(-1) * opacity > 0.5).astype(np.float32)
     return holes
+
+
+def _picture_notices(job: Job, images: list[Image], output: Output) -> list[Notice]:
+    """Return what of the files is not in the results."""
+    notices = [notice for image in images for notice in image.notices]
+    if not output.strip:
+        for image, target in zip(images, job.targets, strict=True):
+            notices += unkept(image, target.suffix)
+    return list(dict.fromkeys(notices))
 
 
 def _options(options: Options | None, mask: Mask | None, output: Output) -> Options:
@@ -248,10 +262,14 @@ def _write(job: Job, result: Result, output: Output, frames: list[Image]) -> Non
     for target in job.targets:
         target.parent.mkdir(parents=True, exist_ok=True)
     if output.uncertainty:
-        for target, std in zip(job.targets, result.stds, strict=True):
+        for target, std, source in zip(job.targets, result.stds, job.sources, strict=True):
             picture = from_array((10 * std).clip(0, 1))
-            write(picture, target.with_name(f"{target.stem}-uncertainty.png"))
+            write(picture, target.with_name(f"{target.stem}-uncertainty.png"), source, dated=False)
     if output.trajectory is not None:
         write_gif([*frames, *result.trajectory], output.trajectory)
-    for image, target in zip(result.images, job.targets, strict=True):
-        write(image, target)
+    for image, target, source in zip(result.images, job.targets, job.sources, strict=True):
+        write(_stripped(image) if output.strip else image, target, source, not output.strip)
+
+
+def _stripped(image: Image) -> Image:
+    return replace(image, metadata=image.metadata.stripped())
