@@ -43,7 +43,7 @@ def camera_exif(orientation: int = 1, order: str = "<") -> bytes:
         0x829A: Entry(5, 1, struct.pack(order + "2I", 1, 250)),
         0xA002: tiff.integer(order, 4000, 4),
         0xA003: tiff.integer(order, 3000, 4),
-        tiff.MAKER_NOTE: Entry(7, len(NOTE), NOTE, 500),
+        tiff.MAKER_NOTE: Entry(7, len(NOTE), NOTE, 100),
     }
     place = {1: Entry(2, 2, b"N\0"), 2: Entry(5, 3, struct.pack(order + "6I", 48, 1, 8, 1, 21, 1))}
     inner = {tiff.EXIF: Directory(order, camera), tiff.GPS: Directory(order, place)}
@@ -224,7 +224,7 @@ def test_a_gain_map_is_told_and_its_promise_dropped() -> None:
 
 def test_damaged_exif_never_costs_the_picture() -> None:
     exif, rng = camera_exif(6), np.random.default_rng(0)
-    for number in range(48):
+    for number in range(24):
         damaged = bytearray(exif)
         for at in rng.integers(0, len(exif), 1 + number % 12):
             damaged[at] = rng.integers(0, 256)
@@ -248,8 +248,8 @@ def test_a_loop_of_directories_ends() -> None:
 
 def test_a_directory_that_claims_the_file_again_and_again_is_bounded() -> None:
     """Every entry names the whole file as its value, and every directory the next two bytes of itself."""
-    count = 60000
-    row = struct.pack("<HHII", 65000, 7, 500_000, 8)
+    count = 20000
+    row = struct.pack("<HHII", 65000, 7, 200_000, 8)
     hostile = b"II*\0" + struct.pack("<IH", 8, count) + row * count + bytes(8)
     reader = tiff.Reader(hostile)
     assert len(reader.directories()) == 1
