@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_stages import LATENT, recipe, weights
+from test_stages import LATENT, killed_at, recipe, weights
 
 from refusion.data.pairs import Pair
 from refusion.errors import RefusionError
@@ -242,3 +242,26 @@ def test_ended_at_random_moments_nothing_is_lost(pairs: Path, tmp_path: Path, se
     assert_equal(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
     assert_equal(weights(tmp_path / "cut" / "codec"), weights(tmp_path / "whole" / "codec"))
     assert not list((tmp_path / "cut").rglob(".*.part"))
+
+
+@pytest.mark.slow
+def test_one_process_and_two_are_the_same_run(pairs: Path, tmp_path: Path) -> None:
+    """From the beginning, and from a checkpoint of the other number on; sums of floats are of another
+    order."""
+    train(recipe(pairs, training__batch=4), tmp_path / "one")
+    with pytest.MonkeyPatch.context() as patch:
+        killed_at(patch, "train_step", 8)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(recipe(pairs, training__batch=4), tmp_path / "both")
+    file = tmp_path / "two.yaml"
+    file.write_text(recipe(pairs, training__batch=2).to_yaml())
+    command = [sys.executable, "-m", "refusion", "train", str(file), "--devices", "2", "-o"]
+    for name in ("two", "both"):
+        subprocess.run(
+            [*command, str(tmp_path / name)],
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+            check=True,
+        )
+        for key, value in weights(tmp_path / "one").items():
+            torch.testing.assert_close(weights(tmp_path / name)[key], value, rtol=0, atol=1e-5)
+    assert torch.load(tmp_path / "both" / "last.ckpt", weights_only=True)["processes"] == 2
