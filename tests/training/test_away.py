@@ -2,22 +2,26 @@
 
 import contextlib
 import os
+import random
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from test_stages import LATENT, recipe, weights
+from test_stages import LATENT, killed_at, recipe, weights
 
 from refusion.data.pairs import Pair
 from refusion.errors import RefusionError
 from refusion.imaging.arrays import from_array
 from refusion.imaging.formats import write
+from refusion.training import checkpoints, trainer
 from refusion.training import run as run_module
-from refusion.training import trainer
 from refusion.training.run import train
 from refusion.training.stage import Stage
 from refusion.training.stages import DiffusionStage
@@ -192,3 +196,72 @@ def twice() -> None:
 def test_a_second_signal_does_not_wait() -> None:
     with pytest.raises(KeyboardInterrupt):
         twice()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_ended_at_random_moments_nothing_is_lost(pairs: Path, tmp_path: Path, sent: signal.Signals) -> None:
+    """Both stages, to a group of processes as a terminal does, at moments from the start-up to the end; the
+    status is that of the signal or, at the end, 0; in the end the weights are those of a run of one piece.
+
+    The variable MOMENTS of the environment says how many.
+    """
+    file = tmp_path / "tiny.yaml"
+    file.write_text(recipe(pairs, LATENT, training__steps=60, training__workers=1).to_yaml())
+    command = [sys.executable, "-m", "refusion", "train", str(file), "-o"]
+    quiet = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+
+    def start(out: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*command, str(tmp_path / out)],
+            start_new_session=True,
+            env=quiet,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+
+    began = time.monotonic()
+    assert start("whole").wait(300) == 0
+    lasts = time.monotonic() - began
+    rng, steps = random.Random(int(sent)), 0
+    for _ in range(int(os.environ.get("MOMENTS", "4"))):
+        run = start("cut")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            run.wait(rng.uniform(0, lasts))
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, sent)
+        _, said = run.communicate(timeout=300)
+        expected = {-sent, 128 + sent, 0} if sent == signal.SIGTERM else {130, 0, -sent}
+        assert run.returncode in expected, said
+        last = tmp_path / "cut" / "last.ckpt"
+        reached = checkpoints.read(last)["global_step"] if last.exists() else 0
+        assert reached >= steps
+        steps = reached
+    assert start("cut").wait(300) == 0
+    assert_equal(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+    assert_equal(weights(tmp_path / "cut" / "codec"), weights(tmp_path / "whole" / "codec"))
+    assert not list((tmp_path / "cut").rglob(".*.part"))
+
+
+@pytest.mark.slow
+def test_one_process_and_two_are_the_same_run(pairs: Path, tmp_path: Path) -> None:
+    """From the beginning, and from a checkpoint of the other number on; sums of floats are of another
+    order."""
+    train(recipe(pairs, training__batch=4), tmp_path / "one")
+    with pytest.MonkeyPatch.context() as patch:
+        killed_at(patch, "train_step", 8)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(recipe(pairs, training__batch=4), tmp_path / "both")
+    file = tmp_path / "two.yaml"
+    file.write_text(recipe(pairs, training__batch=2).to_yaml())
+    command = [sys.executable, "-m", "refusion", "train", str(file), "--devices", "2", "-o"]
+    for name in ("two", "both"):
+        subprocess.run(
+            [*command, str(tmp_path / name)],
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+            check=True,
+        )
+        for key, value in weights(tmp_path / "one").items():
+            torch.testing.assert_close(weights(tmp_path / name)[key], value, rtol=0, atol=1e-5)
+    assert torch.load(tmp_path / "both" / "last.ckpt", weights_only=True)["processes"] == 2

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 
 from refusion.data.degradation import Haze
 from refusion.errors import RecipeError
+from refusion.models import settings
 from refusion.training.cost import cost
 from refusion.training.recipe import Recipe, load_yaml, parse, resolve
 from tiny import SMALLEST
@@ -409,6 +411,9 @@ def test_a_value_of_any_length_is_shortened() -> None:
         (b"a: [1", "not YAML"),
         (b"\xff\xfe\x00", "not YAML"),
         (b"a: b: c", "not YAML"),
+        (b"[" * 500 + b"]" * 500, "nested too deeply"),
+        (b"a: " + b"{b: " * 500 + b"1" + b"}" * 500, "nested too deeply"),
+        (b"- " * 500 + b"x", "nested too deeply"),
         (b"- task\n- network\n", "a mapping"),
         (b"", "a mapping"),
         (b"shadow removal", "a mapping"),
@@ -472,3 +477,23 @@ def test_noise_must_reach_the_denoising_process_as_it_is(values: dict[str, Any])
     parse(TINY, "r.yaml", denoising).model.build()
     with pytest.raises(RecipeError, match=r"give codec\.name Pixels and enlarge\.factor 1"):
         parse(TINY, "r.yaml", {**denoising, **values})
+
+
+def test_an_override_that_is_nested_too_deeply_is_one_line() -> None:
+    with pytest.raises(RecipeError, match=r"^data is .*nested too deeply") as said:
+        load_yaml(resolve("dehazing"), ["data=" + "[" * 500])
+    assert len(str(said.value)) < 200
+
+
+@pytest.mark.parametrize("forged", [{"middle": 65536}, {"encoder": [0] * 60000, "decoder": [0] * 60000}])
+def test_a_forged_count_of_blocks_is_one_line_in_bounded_time(
+    forged: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After as many modules as are allowed; the rest is not built."""
+    monkeypatch.setattr(settings, "MAX_MODULES", 500)
+    network = {**SMALLEST["model"]["network"], **forged}
+    start = time.process_time()
+    with pytest.raises(RecipeError, match="more than 500 layers"):
+        parse({**SMALLEST, "model": {**SMALLEST["model"], "network": network}}, "test")
+    assert time.process_time() - start < 5
+    assert not torch.nn.modules.module._global_module_registration_hooks

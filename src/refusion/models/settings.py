@@ -4,11 +4,13 @@ A table maps names to classes. Tables are read when values are validated, not wh
 that entries which a user adds, as by `NETWORKS["Mine"] = Mine`, are valid like all others.
 """
 
+import contextlib
 import difflib
 import functools
 import inspect
 import reprlib
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -24,10 +26,14 @@ from pydantic import (
     with_config,
 )
 from pydantic_core import PydanticKnownError
+from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from refusion.errors import RecipeError
 
 MAX_BLOCKS = 1024
+MAX_MODULES = 16 * MAX_BLOCKS
+"""Most modules in a network or codec, so that a forged count of blocks, as `middle`, takes no minutes."""
 MAX_SIZE = 65536
 """Largest size in a network, codec or process, so that a forged file cannot exhaust time or memory."""
 
@@ -119,7 +125,26 @@ def build(table: Mapping[str, Any], settings: Settings, **derived: Any) -> Any:
         raise ValueError(f"a size of {max(too_large)} is above {MAX_SIZE}")
     if long := [key for key, v in values.items() if isinstance(v, tuple) and sum(v) > MAX_BLOCKS]:
         raise ValueError(f"{long[0]} sums to more than {MAX_BLOCKS}")
-    return table[settings.model_dump()["name"]](**values, **derived)
+    with _few_modules():
+        return table[settings.model_dump()["name"]](**values, **derived)
+
+
+@contextlib.contextmanager
+def _few_modules() -> Iterator[None]:
+    """Raise ValueError where the block puts more than `MAX_MODULES` modules into others."""
+    left, thread = MAX_MODULES, threading.get_ident()
+
+    def count(module: nn.Module, name: str, submodule: nn.Module | None) -> None:
+        nonlocal left
+        left -= threading.get_ident() == thread
+        if left < 0:
+            raise ValueError(f"it has more than {MAX_MODULES} layers: give fewer blocks")
+
+    hook = register_module_module_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def validated(kind: type[S], values: Mapping[str, Any], source: str) -> S:

@@ -3,6 +3,7 @@
 A task is defined by its recipe alone, without code.
 """
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -285,18 +286,29 @@ def load_yaml(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: the file is missing or not a YAML mapping; or see `parse`.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = _from_yaml(Path(path).read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise RecipeError(f"{path}: {error.strerror or error}; give a recipe file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not YAML: {error}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: no recipe, which is a mapping with task, model, data, training ...")
     changes = {}
     for item in overrides:
         key, _, value = item.partition("=")
-        try:
-            changes[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"{key} is {value!r}: not YAML: {' '.join(str(error).split())}") from error
+        changes[key] = _from_yaml(value, f"{key} is {reprlib.repr(value)}")
     return parse(values, str(path), changes)
+
+
+def _from_yaml(text: str, source: str) -> Any:
+    """Return the values of a YAML text.
+
+    Raises:
+        RecipeError: it is no YAML, or nested so deeply that reading it would not end well.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise RecipeError(f"{source}: nested too deeply; a recipe has five levels or so") from error
