@@ -12,7 +12,7 @@ from refusion.errors import ImageError
 
 COPY = 12
 """Bytes of a pixel of a picture in float32."""
-SLACK = 2**26
+SLACK = 2**27
 """Bytes that work takes besides its pictures and states."""
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")

@@ -40,8 +40,10 @@ from refusion.restoring.tiling import ignore, least_bytes, with_tiling
 
 Cancel = Callable[[], bool]
 """Called before every step; True ends the restoration."""
-STATES = 6
-"""States in memory at a time: mu, x_t, its estimate, the output of the network, noise, and a sum."""
+STATES = 4
+"""States in memory at a time: mu, x_t, the output of the network, and the estimate of x_0."""
+MORE_STATES = 2
+"""Further ones of several steps: noise or earlier estimates, and a sum."""
 UNCHANGED = 1 / 255
 """A picture counts as unchanged if the largest difference of a pixel is below this."""
 
@@ -163,12 +165,14 @@ class Restorer:
         # The result; the enlarged input; with a mask three; mean, squares, a sample and a difference.
         copies = 1 + (self.enlarge.factor > 1) + 3 * masked + 4 * several
         copies += steps if rest.get("trajectory") else 0
-        states = 4 * self.codec.channels * rows * columns * STATES
+        states = 4 * self.codec.channels * rows * columns * (STATES + MORE_STATES * (steps > 1))
         tile = bounds.tile and math.ceil(bounds.tile * max(rows / height, columns / width))
         device = count * (
             states + self.codec.least_bytes(height, width, bounds.tile or bounds.policy.min_tile)
         )
-        device += least_bytes(self.network, rows, columns, bounds.policy, tile) + SLACK
+        # Several calls of a network leave holes in the heap, measured up to as much again.
+        calls = min(2, steps)
+        device += calls * least_bytes(self.network, rows, columns, bounds.policy, tile) + SLACK
         if self.device.type != "cpu":
             device += 2 * COPY * count * width * height
         return Demand(copies * COPY * count * width * height, device)
