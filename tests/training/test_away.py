@@ -218,7 +218,7 @@ def test_ended_at_random_moments_nothing_is_lost(pairs: Path, tmp_path: Path, se
             start_new_session=True,
             env=quiet,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
 
     began = time.monotonic()
@@ -231,9 +231,9 @@ def test_ended_at_random_moments_nothing_is_lost(pairs: Path, tmp_path: Path, se
             run.wait(rng.uniform(0, lasts))
         with contextlib.suppress(ProcessLookupError):
             os.killpg(run.pid, sent)
-        _, said = run.communicate(timeout=300)
+        run.wait(300)
         expected = {-sent, 128 + sent, 0} if sent == signal.SIGTERM else {130, 0, -sent}
-        assert run.returncode in expected, said
+        assert run.returncode in expected
         last = tmp_path / "cut" / "last.ckpt"
         reached = checkpoints.read(last)["global_step"] if last.exists() else 0
         assert reached >= steps
