@@ -93,14 +93,17 @@ def _visible(character: str) -> str:
 
 def hint(word: str, choices: Iterable[str]) -> str:
     """Return ", did you mean X?" for a misspelt or shortened word, or nothing."""
-    nearness = {choice: _nearness(word.casefold(), choice.casefold()) for choice in choices}
-    nearest = max(nearness, key=nearness.__getitem__, default="")
-    return f", did you mean {nearest}?" if nearest and nearness[nearest] >= 0.6 else ""
+    ranked = [(*_nearness(word.casefold(), choice.casefold()), choice) for choice in choices]
+    nearness, _, nearest = max(ranked, default=(0.0, 0.0, ""))
+    return f", did you mean {nearest}?" if nearness >= 0.6 else ""
 
 
-def _nearness(word: str, choice: str) -> float:
-    """Return how near a word is to a choice or one of its parts, "denoise" to "real-denoising", 0 to 1."""
+def _nearness(word: str, choice: str) -> tuple[float, float]:
+    """Return how near a word is to a choice or a part of it, "denoise" to "real-denoising", and to all of it.
+
+    Both are from 0 to 1.
+    """
     parts = [part for part in choice.split("-") if len(part) >= 4]
     ratios = [difflib.SequenceMatcher(None, whole, word).ratio() for whole in [choice, *parts]]
     within = 0.8 if len(word) >= 4 and word in choice else 0.0
-    return max(*ratios, within)
+    return max(*ratios, within), ratios[0]

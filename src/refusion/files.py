@@ -149,7 +149,7 @@ def load_tensors(path: Path, remedy: str) -> object:
     """
     try:
         if path.exists() and not path.is_file():
-            raise CheckpointError(f"{path} is not a file: name one of weights")
+            raise CheckpointError(f"{path} is not a file; {remedy}")
         with path.open("rb") as file:
             is_safetensors = file.read(9)[8:] == b"{"
         if is_safetensors:

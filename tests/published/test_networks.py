@@ -734,7 +734,10 @@ LOOP["model"] = LOOP
             {"init_conv.weight": torch.zeros(1, dtype=torch.int64)},
             "init_conv.weight is no tensor of floating",
         ),
-        ({"init_conv.weight": torch.zeros(2, 2).to_sparse()}, "init_conv.weight is no tensor of floating"),
+        (
+            {"init_conv.weight": torch.zeros(2, 2).to_sparse()},
+            "(is no tensor of floating|holds a tensor that is not dense)",
+        ),
         ({"init_conv.weight": torch.tensor([1.0, math.nan])}, "init_conv.weight holds NaN"),
         (
             {"g.intro.weight": torch.zeros(1), "l.init_conv.weight": torch.zeros(1)},
@@ -753,7 +756,7 @@ def test_other_contents_are_errors(tmp_path: Path, content: Any, expected: str) 
 def test_objects_are_not_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: State) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": plain, "thing": Thing()}, "weights.pth")
-    with pytest.raises(CheckpointError, match=r"weights.pth: .*holds more than tensors"):
+    with pytest.raises(CheckpointError, match=r"weights.pth: runs getattr, so it was not opened"):
         published.read("weights.pth")
     assert not Path("opened").exists()
 

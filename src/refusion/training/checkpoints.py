@@ -80,6 +80,7 @@ def write(path: Path, content: Content) -> None:
 def _keep(path: Path, under: Path) -> None:
     """Give a file a second name, in place of what had it; not where the file system has no links."""
     with contextlib.suppress(OSError), atomic(under) as link:
+        link.unlink()  # an empty file stands for it
         link.hardlink_to(path)
 
 
