@@ -82,4 +82,4 @@ def test_a_signal_at_any_moment_of_restoring_is_told_and_loses_nothing(
     assert statuses.count(128 + number) > MOMENTS // 2
 
 
-MOMENTS = int(os.environ.get("MOMENTS", "20"))
+MOMENTS = int(os.environ.get("MOMENTS", "4"))
