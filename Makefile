@@ -25,7 +25,7 @@ check: install docs
 
 test: install
 	$(BIN)/python -m pytest -n 2
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2
 
 bench: install
 	$(BIN)/python benchmarks/restore.py

@@ -198,6 +198,7 @@ def test_a_second_signal_does_not_wait() -> None:
         twice()
 
 
+@pytest.mark.skipif("MOMENTS" not in os.environ, reason="minutes long: MOMENTS=10 asks for it")
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

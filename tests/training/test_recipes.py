@@ -259,7 +259,7 @@ def test_a_new_task_is_looked_at_trained_and_restored_as_it_says(run: Run) -> No
     model = Path("runs/faded-prints")
     photo = f"{described.data.folder}/val/lq/0.png"
     said = run("restore", photo, "--model", model)
-    assert (said.status, said.out) == (0, "restored 1 of 1 to restored\n")
+    assert (said.status, said.out) == (0, "restored 1 of 1 to restored with runs/faded-prints\n")
     assert read("restored/0.png").size == read(photo).size
     header = read_header(model / "model.safetensors")
     assert header.card.task == header.recipe["task"] == "faded prints"
