@@ -24,7 +24,7 @@ from refusion.data.degradation import (
 )
 from refusion.imaging.arrays import from_array
 from refusion.models.spec import Process
-from refusion.restoring.restorer import noise_source
+from refusion.restoring.walk import noise_source
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 

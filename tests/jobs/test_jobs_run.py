@@ -482,7 +482,7 @@ def test_a_picture_that_does_not_fit_is_not_decoded_and_the_others_go_on(
     photo("in/a.png")
     pyvips.Image.black(9000, 9000, bands=3).write_to_file("in/b.png")
     photo("in/c.png")
-    monkeypatch.setattr("refusion.restoring.memory.free_memory", lambda device: 2**29)
+    monkeypatch.setattr("refusion.restoring.admission.free_memory", lambda device: 2**29)
     copied = pyvips.Image.copy_memory
 
     def copy_memory(picture: pyvips.Image) -> pyvips.Image:

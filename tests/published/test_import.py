@@ -20,7 +20,7 @@ from refusion.imaging.formats import read, write
 from refusion.models import checkpoint
 from refusion.published.export import exported, write_published
 from refusion.published.import_ import imported
-from refusion.restoring.restorer import noise_source
+from refusion.restoring.walk import noise_source
 from refusion.training.recipe import parse
 from tiny import SMALLEST
 

@@ -159,7 +159,7 @@ def diffuse(
     from refusion.imaging.resize import fitted
     from refusion.models.settings import validated
     from refusion.models.spec import Process
-    from refusion.restoring.restorer import noise_source
+    from refusion.restoring.walk import noise_source
 
     pictures = Pair(lq=(start,), gt=(end,)).read()  # any two of equal size
     clean, degraded = pictures.lq[0], pictures.gt[0]

@@ -20,9 +20,11 @@ from refusion.imaging.formats import MAX_PIXELS, Header, read, unkept, write, wr
 from refusion.imaging.image import Image, format_sizes
 from refusion.imaging.masks import mask_from_colour
 from refusion.jobs.plan import Job
-from refusion.restoring.memory import COPY, Demand, free_memory
+from refusion.restoring.admission import Demand
+from refusion.restoring.memory import COPY, free_memory
 from refusion.restoring.request import Mask, Options, Progress, Result
-from refusion.restoring.restorer import Cancel, Restorer
+from refusion.restoring.restorer import Restorer
+from refusion.restoring.walk import Cancel
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors of writing that all other pictures would meet, too."""

@@ -1,19 +1,14 @@
-"""Free memory of a device, and the memory that a restoration needs at least."""
+"""The free memory of a device."""
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
 
-from refusion.errors import ImageError
-
 COPY = 12
 """Bytes of a pixel of a picture in float32."""
-SLACK = 2**27
-"""Bytes that work takes besides its pictures and states."""
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 
@@ -26,43 +21,6 @@ def free_memory(device: torch.device) -> int:
     if device.type == "mps":
         return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return min([psutil.virtual_memory().available, *_left_in_containers()])
-
-
-@dataclass(frozen=True)
-class Demand:
-    """The least memory that a restoration needs, in bytes.
-
-    Args:
-        host: for pictures.
-        device: for states, codec and network; on a CPU it is taken from the same memory.
-    """
-
-    host: int
-    device: int
-
-    def admit(self, subject: str, device: torch.device) -> None:
-        """Raise an error if the memory does not suffice.
-
-        Args:
-            subject: name and size of the picture, for the message.
-            device: of the restoration.
-
-        Raises:
-            ImageError: it does not suffice; the message says how much is needed and free.
-        """
-        parts = [(self.host + self.device, device)]
-        if device.type != "cpu":
-            parts = [(self.host, torch.device("cpu")), (self.device, device)]
-        for needed, place in parts:
-            free = free_memory(place)
-            if needed > free:
-                sizes = f"needs {_gib(needed)} of memory and {_gib(free)} are free"
-                remedy = "make it smaller, give a smaller --tile if you gave one, or end other programs"
-                raise ImageError(f"{subject} {sizes} on {place.type}: {remedy}")
-
-
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB"
 
 
 def _left_in_containers() -> Iterator[int]:

@@ -2,9 +2,8 @@
 
 import functools
 import itertools
-import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Unpack
 
@@ -14,18 +13,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from refusion.diffusion.prediction import Prediction
-from refusion.diffusion.sampling import Denoise, State, sample
+from refusion.diffusion.sampling import State
 from refusion.diffusion.schedule import timesteps
-from refusion.diffusion.sde import SDE, Batch, NoiseFn
-from refusion.errors import Cancelled, Notice, RefusionWarning, Report
-from refusion.imaging.analysis import estimate_noise_std, vertical_offset
+from refusion.diffusion.sde import SDE
+from refusion.errors import Notice, RefusionWarning, Report
+from refusion.imaging.analysis import estimate_noise_std
 from refusion.imaging.arrays import ImageLike, as_image
-from refusion.imaging.image import Image, channels_last
-from refusion.imaging.masks import apply_mask
+from refusion.imaging.image import Image
 from refusion.imaging.resize import Enlarge
 from refusion.nn.network import Network
-from refusion.restoring.codec import Codec, Encoded, codec_with_tiling
-from refusion.restoring.memory import COPY, SLACK, Demand, free_memory
+from refusion.restoring.admission import Demand, Work, least_demand
+from refusion.restoring.codec import Codec, codec_with_tiling
+from refusion.restoring.memory import free_memory
 from refusion.restoring.request import (
     Ensemble,
     Limits,
@@ -36,56 +35,9 @@ from refusion.restoring.request import (
     Sampling,
     split_options,
 )
-from refusion.restoring.tiling import ignore, least_bytes, with_tiling
-
-Cancel = Callable[[], bool]
-"""Called before every step; True ends the restoration."""
-STATES = 4
-"""States in memory at a time: mu, x_t, the output of the network, and the estimate of x_0."""
-MORE_STATES = 2
-"""Further ones of several steps: noise or earlier estimates, and a sum."""
-UNCHANGED = 1 / 255
-"""A picture counts as unchanged if the largest difference of a pixel is below this."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Walk:
-    """Encoded pictures, and the codec and network, in tiles or not, that fit their size and the memory."""
-
-    codec: Codec
-    encoded: Encoded
-    network: Network
-    first: int
-    """The time at which sampling starts."""
-
-    @torch.inference_mode()
-    def decode(self, state: State) -> Float[Tensor, "b 3 h w"]:
-        picture = self.codec.decode(state.x, self.encoded.features, self.encoded.size)
-        kept = (state.x, *self.encoded.features)
-        owned = all(z.untyped_storage().data_ptr() != picture.untyped_storage().data_ptr() for z in kept)
-        return picture.clamp_(0, 1) if owned else picture.clamp(0, 1)
-
-
-@dataclass(frozen=True, eq=False)
-class _Scene:
-    """The input pictures of a request, and the mask of their holes."""
-
-    sources: tuple[Image, ...]
-    holes: Float[Tensor, "1 h w"] | None
-
-    def tensor(self) -> Float[Tensor, "b 3 h w"]:
-        """Return the pictures as the model expects them, with white holes; a single one is not copied."""
-        if len(self.sources) == 1 and self.holes is None:
-            return self.sources[0].tensor()[None]
-        pictures = (source.tensor() for source in self.sources)
-        return torch.stack([z if self.holes is None else apply_mask(z, self.holes) for z in pictures])
-
-    def images(self, restored: Float[Tensor, "b 3 h w"]) -> tuple[Image, ...]:
-        """Return the restored pictures; pixels outside the holes are those of the input."""
-        if self.holes is not None:
-            kept = torch.stack([source.tensor() for source in self.sources])
-            restored = torch.where(self.holes > 0, restored.cpu(), kept)
-        return tuple(_restored(source, z) for source, z in zip(self.sources, restored, strict=True))
+from refusion.restoring.scene import Scene, rectification_notices, unchanged_notices
+from refusion.restoring.tiling import ignore, with_tiling
+from refusion.restoring.walk import Cancel, Walk
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,24 +110,16 @@ class Restorer:
             options: of the request; their mask is not looked at.
         """
         sampling, limits, rest = split_options(options)
-        bounds, count = Limits(**limits), self.network.num_views
-        width, height = (side * self.enlarge.factor for side in size)
-        rows, columns = self.codec.state_size(height, width)
-        several, steps = rest.get("samples", 1) > 1, sampling.get("steps", self.sampling.steps)
-        # The result; the enlarged input; with a mask three; mean, squares, a sample and a difference.
-        copies = 1 + (self.enlarge.factor > 1) + 3 * masked + 4 * several
-        copies += steps if rest.get("trajectory") else 0
-        states = 4 * self.codec.channels * rows * columns * (STATES + MORE_STATES * (steps > 1))
-        tile = bounds.tile and math.ceil(bounds.tile * max(rows / height, columns / width))
-        device = count * (
-            states + self.codec.least_bytes(height, width, bounds.tile or bounds.policy.min_tile)
+        work = Work(
+            (size[0] * self.enlarge.factor, size[1] * self.enlarge.factor),
+            replace(self.sampling, **sampling).steps,
+            rest.get("samples", 1),
+            self.enlarge.factor > 1,
+            masked,
+            rest.get("trajectory", False),
         )
-        # Several calls of a network leave holes in the heap, measured up to as much again.
-        calls = min(2, steps)
-        device += calls * least_bytes(self.network, rows, columns, bounds.policy, tile) + SLACK
-        if self.device.type != "cpu":
-            device += 2 * COPY * count * width * height
-        return Demand(copies * COPY * count * width * height, device)
+        on_cpu = self.device.type == "cpu"
+        return least_demand(work, self.network, self.codec, Limits(**limits), on_cpu)
 
     def run(
         self,
@@ -206,7 +150,7 @@ class Restorer:
             notices.append(notice)
             report(notice)
 
-        for notice in _rectification(request.images):
+        for notice in rectification_notices(request.images):
             note(notice)
         scene = self._scene(request)
         walk = self._prepare(scene.tensor().to(self.device), request, note)
@@ -217,7 +161,7 @@ class Restorer:
         done = itertools.count(1)
         for i in range(request.samples):
             sampling = replace(request.sampling, seed=request.sampling.seed + i)
-            for state in self._states(walk, sampling, request.condition, cancel):
+            for state in walk.states(sampling, request.condition, cancel):
                 decode = functools.partial(_decode, scene, walk, state)
                 if request.trajectory:
                     trajectory += decode()
@@ -229,7 +173,7 @@ class Restorer:
         if ensembles:
             means = zip(scene.sources, ensembles, strict=True)
             images = tuple(source.with_pixels(ensemble.mean) for source, ensemble in means)
-        for notice in _unchanged(scene.sources, images):
+        for notice in unchanged_notices(scene.sources, images):
             note(notice)
         stds = tuple(ensemble.std for ensemble in ensembles)
         return Result(images, stds, tuple(trajectory), tuple(notices))
@@ -292,17 +236,17 @@ class Restorer:
             raise ValueError("a batch takes no mask, samples or trajectory: restore its pictures one by one")
         self.check(request, len(lq) if len(lq) % views else views)
         walk = self._prepare(self.enlarge(lq), request, _warn)
-        *_, last = self._states(walk, request.sampling, request.condition, None)
+        *_, last = walk.states(request.sampling, request.condition, None)
         return walk.decode(last)
 
-    def _scene(self, request: Request) -> _Scene:
+    def _scene(self, request: Request) -> Scene:
         holes = None
         if request.mask is not None:
             holes = torch.from_numpy(request.mask.astype(np.float32))[None]
-        return _Scene(tuple(self.upscale_input(image) for image in request.images), holes)
+        return Scene(tuple(self.upscale_input(image) for image in request.images), holes)
 
     @torch.inference_mode()
-    def _prepare(self, lq: Float[Tensor, "b 3 h w"], request: Request, report: Report) -> _Walk:
+    def _prepare(self, lq: Float[Tensor, "b 3 h w"], request: Request, report: Report) -> Walk:
         limits = request.limits
         free = limits.memory or free_memory(self.device)
         codec = codec_with_tiling(self.codec, lq, free, limits.tile, limits.policy, report)
@@ -311,9 +255,8 @@ class Restorer:
         tile = limits.tile and round(limits.tile * reduced)
         free = limits.memory or free_memory(self.device)  # encoding took some of it
         network = with_tiling(self.network, encoded.mu, free, tile, limits.policy, report)
-        return _Walk(
-            codec, encoded, network, self.sde.initial_time(self._noise_std(lq, request.sigma, report))
-        )
+        first = self.sde.initial_time(self._noise_std(lq, request.sigma, report))
+        return Walk(codec, encoded, network, self.sde, self.prediction, first)
 
     def _noise_std(self, lq: Float[Tensor, "b 3 h w"], sigma: float | None, report: Report) -> float | None:
         """Return the standard deviation of the noise, or an estimate of it if the process needs one.
@@ -335,49 +278,8 @@ class Restorer:
             report(Notice("noise-estimated", f"noise of {255 * sigma:.1f}/255"))
         return min(sigma, most)
 
-    @torch.inference_mode()
-    def _states(
-        self, walk: _Walk, sampling: Sampling, condition: tuple[float, ...], cancel: Cancel | None
-    ) -> Iterator[State]:
-        mu = walk.encoded.mu
-        sample_noise = noise_source(mu, sampling.seed)
-        start = self.sde.initial_state(mu, sample_noise())
-        times = timesteps(self.sde.steps, sampling.steps, walk.first)
-        denoise = self._denoiser(walk, times, condition, cancel)
-        yield from sample(denoise, self.sde, start, mu, times, sampling.solver, sample_noise)
 
-    def _denoiser(
-        self, walk: _Walk, times: Sequence[int], condition: tuple[float, ...], cancel: Cancel | None
-    ) -> Denoise:
-        mu, network = walk.encoded.mu, walk.network
-        at = torch.tensor(times[:-1], dtype=torch.float32, device=mu.device)
-        conditions = torch.tensor(condition, device=mu.device).expand(len(at), -1) if condition else None
-        embeddings = dict(zip(times, torch.split(network.embed(at, conditions), 1), strict=False))
-
-        def denoise(x_t: Batch, t: int) -> Batch:
-            if cancel is not None and cancel():
-                raise Cancelled("cancelled")
-            batch_t = torch.full((len(x_t),), float(t), device=x_t.device)
-            output = network(x_t, mu, batch_t, embeddings[t].expand(len(x_t), -1))
-            x0 = self.prediction.clean(output, self.sde, x_t, mu, t)
-            return x0.clamp(*self.codec.bounds) if self.codec.bounds else x0
-
-        return denoise
-
-
-def _restored(source: Image, pixels: Float[Tensor, "3 h w"]) -> Image:
-    """Return the source with other pixels in [0, 1], which it owns from now on.
-
-    Raises:
-        ImageError: a pixel is NaN.
-    """
-    array = channels_last(pixels)
-    if np.isnan(array.max()) or array.shape != source.pixels.shape:
-        return source.with_pixels(pixels)  # which says what is wrong
-    return replace(source, pixels=np.ascontiguousarray(array))
-
-
-def _decode(scene: _Scene, walk: _Walk, state: State) -> tuple[Image, ...]:
+def _decode(scene: Scene, walk: Walk, state: State) -> tuple[Image, ...]:
     return scene.images(walk.decode(state))
 
 
@@ -392,24 +294,3 @@ def _warned(result: Result) -> tuple[Image, ...]:
     for notice in result.warnings:
         warnings.warn(notice.text, RefusionWarning, stacklevel=3)
     return result.images
-
-
-def _rectification(views: Sequence[Image]) -> Iterator[Notice]:
-    """Yield a warning if the right view is more than a pixel above or below the left one."""
-    if len(views) > 1 and abs(offset := vertical_offset(*(view.tensor() for view in views))) > 1:
-        text = f"right is {offset:+.1f} pixels lower than left: rectify them for good results"
-        yield Notice("unrectified-views", text, "warning")
-
-
-def _unchanged(sources: Sequence[Image], restored: Sequence[Image]) -> Iterator[Notice]:
-    """Yield a warning for each picture in which no pixel changed visibly."""
-    for source, image in zip(sources, restored, strict=True):
-        rows = zip(image.pixels, source.pixels, strict=True)  # one by one, without a copy of the picture
-        if all(np.abs(after - before).max() < UNCHANGED for after, before in rows):
-            yield Notice("unchanged", "nothing changed; is this a picture for this model?", "warning")
-
-
-def noise_source(ref: Batch, seed: int) -> NoiseFn:
-    """Return a function that draws unit normal noise like `ref`, equal for its pictures on every device."""
-    generator = torch.Generator().manual_seed(seed)
-    return lambda: torch.randn(ref.shape[1:], generator=generator).to(ref).expand(ref.shape)
