@@ -3,6 +3,9 @@
 import csv
 import json
 import math
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +15,11 @@ import torch
 from torch import Tensor
 
 import refusion
-from conftest import Planned
+from conftest import RECIPE, Planned
 from refusion.data.pairs import find_pairs
 from refusion.evaluation.evaluate import evaluate
+from refusion.models.checkpoint import save
+from refusion.models.spec import Card
 from refusion.study import measure
 from refusion.study import work as working
 from refusion.study.lease import lease
@@ -24,13 +29,18 @@ from refusion.study.results import collect, effects, findings, read_curve
 from refusion.study.runs import FAILED, RESULT, Run
 from refusion.study.statistics import t_quantile
 from refusion.study.work import Tally, core_hours, tally, work
-from refusion.training import stages, trainer
+from refusion.training import checkpoints, stages, trainer
+from refusion.training.recipe import parse
 
 Draw = list[tuple[Tensor, ...]]
 
 
 def ignore(line: str) -> None:
     pass
+
+
+def finish(run: Run) -> None:
+    (run.folder / RESULT).write_text(json.dumps({"metrics": {"psnr": 1.0}, "steps": 6}))
 
 
 @pytest.fixture
@@ -186,17 +196,41 @@ def test_a_stopped_run_goes_on_to_the_same_scores(
         assert read_curve(run.folder) == read_curve(uncut.folder)
 
 
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced(plan: Callable[..., Planned], pairs: Path, tmp_path: Path) -> None:
+    """Killed outright in its first run, which the next worker takes over at once, and ends to the same scores."""
+    study, runs = plan(
+        common={"training.steps": 60, "training.validate_every": 60, "training.save_every": 1}, seeds=1
+    )
+    words = ["study", tmp_path / "study.yaml", "--data", pairs, "--runs", tmp_path / "runs"]
+    worker = subprocess.Popen([sys.executable, "-m", "refusion", *map(str, words)], stderr=subprocess.DEVNULL)
+    while not (runs[0].folder / "previous.ckpt").exists():
+        assert worker.poll() is None
+        time.sleep(0.01)
+    worker.kill()
+    worker.wait()
+    assert not runs[0].done
+    assert list(runs[0].folder.glob(".lease-*"))
+    reached = checkpoints.read_newest(runs[0].folder)
+    assert reached is not None
+    assert reached.step >= 1
+    assert work(study, runs, ignore) == Tally(2, 0, 0)
+    whole = Run(runs[0].arm, 0, runs[0].task, tmp_path / "whole")
+    work(study, [whole], ignore)
+    assert read_scores(runs[0].folder) == read_scores(whole.folder)
+    assert "core_seconds" not in runs[0].result()  # a part of it was spent by another
+
+
 def test_a_failed_run_is_told_and_does_not_stop_the_rest(
     plan: Callable[..., Planned], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, runs = plan(seeds=1)
-    train = working.Run.perform
     fails = [True]
 
     def perform(run: Run) -> None:
         if run.arm == ("10",) and fails:
             raise RuntimeError("no luck\nwith it")
-        train(run)
+        finish(run)
 
     monkeypatch.setattr(working.Run, "perform", perform)
     lines: list[str] = []
@@ -216,7 +250,7 @@ def test_what_another_worker_holds_is_left(
 
     def perform(run: Run) -> None:
         done.append(run)
-        (run.folder / RESULT).write_text(json.dumps({"metrics": {"psnr": 1.0}, "steps": 6}))
+        finish(run)
 
     monkeypatch.setattr(working.Run, "perform", perform)
     with lease(runs[0].folder):
@@ -229,7 +263,7 @@ def test_arms_draw_the_same_samples_times_and_noise(
     plan: Callable[..., Planned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of one seed; of another seed others."""
-    _, runs = plan()
+    _, runs = plan(common={"training.steps": 2})
     draws: dict[tuple[str, int], Draw] = {}
     loss = stages.diffusion_loss
 
@@ -245,7 +279,7 @@ def test_arms_draw_the_same_samples_times_and_noise(
         draws[current] = []
         run.task.perform(tmp_path / f"{run.arm[0]}-{run.seed}")
     pairs_of_draws = list(zip(draws["10", 0], draws["50", 0], strict=True))
-    assert len(pairs_of_draws) == 6
+    assert len(pairs_of_draws) == 2
     assert all(
         torch.equal(a, b) for first, second in pairs_of_draws for a, b in zip(first, second, strict=True)
     )
@@ -253,12 +287,12 @@ def test_arms_draw_the_same_samples_times_and_noise(
 
 
 def test_a_model_is_studied_without_training(
-    plan: Callable[..., Planned], pairs: Path, monkeypatch: pytest.MonkeyPatch
+    plan: Callable[..., Planned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each picture is scored once, also where the work was stopped between two."""
-    study, runs = plan(seeds=1)
-    work(study, runs[:1], ignore)
-    model = str(runs[0].folder / "model.safetensors")
+    recipe = parse(RECIPE, "test")
+    model = str(tmp_path / "model.safetensors")
+    save(Path(model), recipe.model.build(), recipe.model, Card())
     factors = {
         "sampler": {"a": {"sampler": "posterior"}, "b": {"sampler": "ode-2"}},
         "steps": {1: {"steps": 1}, 4: {"steps": 4}},

@@ -71,9 +71,10 @@ class TrainingTask(Task):
 
     @property
     def settings(self) -> dict[str, Any]:
-        values = self.recipe.model_dump(mode="json", exclude={"card", "task"})
+        # Without defaults, so that runs stay done when a later version has a setting more.
+        values = self.recipe.model_dump(mode="json", exclude={"card", "task"}, exclude_defaults=True)
         for key in ("folder", "scenes"):
-            values["data"].pop(key)
+            values["data"].pop(key, None)
         for part, _, name in (key.partition(".") for key in FREE):
             values.get(part, {}).pop(name, None)
         return {**values, "pictures": _digest(self.recipe), "stride": self.stride}
