@@ -271,6 +271,20 @@ def test_a_message_that_is_not_text_is_one_line(monkeypatch: pytest.MonkeyPatch)
     assert "damaged" in said(decode, tiff_of((RGB, {})))
 
 
+def test_a_warning_that_is_not_text_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    assert same(decode(tiff_of((RGB, {}))), from_array(RGB))
+    domain, message = (pyvips.ffi.new("char[]", text) for text in (b"VIPS", b"tag caf\xe9\xff"))
+    pyvips._log_handler_cb(domain, 16, message, pyvips.ffi.NULL)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_monstrous_count_of_samples_is_one_line() -> None:
+    data = bytearray(tiff_of((RGB, {})))
+    at = data.index(struct.pack("<HH", 277, 3))
+    data[at : at + 12] = struct.pack("<HHII", 277, 4, 1, 4_000_000_000)
+    assert "a.tif" in said(decode, bytes(data), "a.tif")
+
+
 @pytest.mark.parametrize("layout", [{}, {"rowsperstrip": 5}, {"tile": (16, 16)}, {"compression": "zlib"}])
 def test_missing_parts_are_never_filled_with_black(layout: dict[str, Any]) -> None:
     data = tiff_of((RGB, {"extratags": [(65000, 2, 4, "odd", True)], **layout}))

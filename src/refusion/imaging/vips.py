@@ -1,6 +1,17 @@
-"""What libvips says of its faults."""
+"""What libvips says of its faults: last lines of errors, and warnings that no damaged file breaks."""
+
+from typing import Any
 
 import pyvips
+
+
+def _text(characters: Any) -> str:
+    """Return what libvips says, which may quote bytes of a file that are not UTF-8."""
+    data: bytes = pyvips.ffi.string(characters)
+    return data.decode(errors="replace")
+
+
+pyvips._to_string = _text  # of its callback for warnings, which would print a traceback
 
 
 def last_line(error: pyvips.Error | UnicodeDecodeError) -> str:

@@ -13,6 +13,7 @@ from jaxtyping import Shaped
 from refusion.errors import ImageError, Notice
 from refusion.files import atomic
 from refusion.imaging.colour import grey_as_srgb
+from refusion.imaging.containers import Parts
 from refusion.imaging.filetypes import GIF, SUFFIXES, WRITTEN, Format
 from refusion.imaging.image import Image
 from refusion.imaging.metadata import embed, fields, losses, placeholder
@@ -38,19 +39,22 @@ def write(image: Image, path: str | os.PathLike[str], source: Path | None = None
         ImageError: see `encode`; or the file cannot be written.
     """
     path = Path(path)
-    _store(path, encode(image, path.suffix, str(path)), source, dated)
+    _store(path, _file(image, path.suffix, str(path)), source, dated)
 
 
 def unkept(image: Image, suffix: str) -> tuple[Notice, ...]:
-    """Return a notice of the metadata that a format cannot hold, if there are any.
+    """Return notices of the metadata that a format cannot hold, if there are any.
 
     Args:
         image: the picture.
         suffix: of the file that is written.
     """
     lost = losses(image.metadata, suffix.lower())
-    text = f"{' and '.join(lost)} cannot be kept in {suffix.lower()}: .tif can hold all"
-    return (Notice("metadata-lost", text),) if lost else ()
+    texts = (
+        f"{' and '.join(names)} cannot be kept in {suffix.lower()}: {holder} can hold all"
+        for holder, names in lost.items()
+    )
+    return tuple(Notice("metadata-lost", text) for text in texts)
 
 
 def encode(image: Image, suffix: str, name: str = "the picture") -> bytes:
@@ -64,6 +68,11 @@ def encode(image: Image, suffix: str, name: str = "the picture") -> bytes:
     Raises:
         ImageError: the suffix is unknown, or the picture too large for the format.
     """
+    return b"".join(_file(image, suffix, name))
+
+
+def _file(image: Image, suffix: str, name: str) -> Parts:
+    """Return the pieces of the file that `encode` returns."""
     form = WRITTEN.get(suffix.lower())
     if form is None:
         raise ImageError(f"{name} cannot be written: name it with one of the suffixes {' '.join(SUFFIXES)}")
@@ -110,7 +119,7 @@ def write_gif(frames: Iterable[Image], path: str | os.PathLike[str], frame_ms: i
         "page-height": (pyvips.GValue.gint_type, len(pages[0])),
         "delay": (pyvips.GValue.array_int_type, [frame_ms] * len(pages)),
     }
-    _store(path, _encoded(".gif", np.concatenate(pages), tags, GIF.options, str(path)))
+    _store(path, [_encoded(".gif", np.concatenate(pages), tags, GIF.options, str(path))])
 
 
 def _quantized(image: Image, form: Format) -> Raw:
@@ -152,10 +161,10 @@ def _encoded(
     return data
 
 
-def _store(path: Path, data: bytes, source: Path | None = None, dated: bool = True) -> None:
+def _store(path: Path, parts: Parts, source: Path | None = None, dated: bool = True) -> None:
     try:
-        with atomic(path, source, dated) as part:
-            part.write_bytes(data)
+        with atomic(path, source, dated) as part, part.open("wb") as file:
+            file.writelines(parts)
     except OSError as error:
         raise ImageError(
             f"{path} cannot be written ({error.strerror}): check its folder, room and permissions"
