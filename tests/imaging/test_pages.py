@@ -15,8 +15,9 @@ import pyvips
 import tifffile
 from pictures import RGB, RGB16, said, same
 
+from refusion.errors import ImageError
 from refusion.imaging.arrays import from_array
-from refusion.imaging.formats import decode, read
+from refusion.imaging.formats import Header, decode, is_picture, read, writable_suffix
 
 SMALL = RGB[:6, :10]
 
@@ -158,6 +159,12 @@ RAWS = {
 
 
 @pytest.mark.parametrize("kind", RAWS)
+def test_camera_raw_is_a_picture_whose_result_is_tiff(kind: str) -> None:
+    assert is_picture(RAWS[kind][:64])
+    assert writable_suffix(RAWS[kind][:64]) == ".tif"
+
+
+@pytest.mark.parametrize("kind", RAWS)
 def test_camera_raw_without_the_extra_is_one_line(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     true_import = builtins.__import__
 
@@ -208,6 +215,14 @@ def test_camera_raw_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     assert image.metadata.exif is not None
     assert b"Cam\0" in image.metadata.exif
     assert "more than 31" in said(decode, RAWS["DNG"], "a.dng", 31)
+    sensor.asked, sizes = {}, []
+
+    def refuse(header: Header) -> None:
+        sizes.append((header.width, header.height))
+        raise ImageError("too large")
+
+    assert said(decode, RAWS["DNG"], "a.dng", 32, refuse) == "too large"
+    assert (sizes, sensor.asked) == ([(8, 4)], {})
 
     def fail(_: object) -> None:
         raise LibRawError(b"Unsupported file format")

@@ -9,6 +9,7 @@ from jaxtyping import Shaped
 from refusion.errors import ImageError, Notice
 from refusion.imaging.colour import avif_colour, is_monochrome, told_profile
 from refusion.imaging.containers import png_chunks
+from refusion.imaging.filetypes import Admit
 from refusion.imaging.image import Image, make_image, white_level
 from refusion.imaging.metadata import exif_directory, has_gain_map, read_metadata
 from refusion.imaging.pages import UNSPECIFIED, Page
@@ -48,9 +49,9 @@ def _frames(data: bytes, header: pyvips.Image) -> int:
     return count
 
 
-def developed(data: bytes, name: str, max_pixels: int) -> Image:
+def developed(data: bytes, name: str, max_pixels: int, admit: Admit | None) -> Image:
     """Develop a camera raw file; see `refusion.imaging.raw.develop`."""
-    image = make_image(develop(data, name, max_pixels), 65535, None, name)
+    image = make_image(develop(data, name, max_pixels, admit), 65535, None, name)
     return replace(image, metadata=read_metadata(data, pyvips.Image.black(1, 1)))
 
 

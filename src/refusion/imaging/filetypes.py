@@ -1,7 +1,7 @@
-"""The formats of picture files, and how the first bytes of a file tell its format."""
+"""The formats of picture files, how the first bytes of a file tell its format, and the size of a picture."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import pyvips
@@ -82,6 +82,11 @@ READ_ONLY = {
 }
 FORMATS = {**WRITTEN, **READ_ONLY, ".heic": HEIC}
 
+RAW_MAGIC = re.compile(
+    rb"FUJIFILMCCD-RAW|II[RU][OS\0]|MMOR|II\x1a\0\0\0HEAPCCDR|\0MRM|FOVb|(?s:....ftypcrx )|(?s:II\*\0....CR)"
+)
+"""Matches the first bytes of camera raw files that do not begin as TIFF does."""
+
 
 def has_loader(form: Format) -> bool:
     """Return whether the installed libvips reads a format."""
@@ -101,10 +106,44 @@ def suffix_of(data: bytes) -> str | None:
 
 def is_picture(data: bytes) -> bool:
     """Return whether these are the first bytes of a picture, which may be damaged further on."""
-    return suffix_of(data) is not None
+    return suffix_of(data) is not None or RAW_MAGIC.match(data) is not None
 
 
 def writable_suffix(data: bytes) -> str:
-    """Return the suffix of the format of a file's first bytes, or .png if that format is not written."""
+    """Return the suffix of the format of a file's first bytes; .tif for camera raw, else .png."""
+    if RAW_MAGIC.match(data):
+        return ".tif"
     suffix = suffix_of(data)
     return suffix if suffix in SUFFIXES else ".png"
+
+
+@dataclass(frozen=True)
+class Header:
+    """The size of a picture before it is decoded.
+
+    Args:
+        width: in pixels.
+        height: in pixels.
+        channels: samples of a pixel, with alpha.
+        sample_bytes: bytes of a sample.
+    """
+
+    width: int
+    height: int
+    channels: int
+    sample_bytes: int
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of the `Image`."""
+        return self.width * self.height * 4 * (3 + (self.channels in (2, 4)))
+
+    @property
+    def decoding_bytes(self) -> int:
+        """Bytes that decoding takes at its peak: samples, these as floats, and the image if it is a copy."""
+        samples = self.width * self.height * self.channels * (self.sample_bytes + 4)
+        return samples + (0 if self.channels == 3 else self.image_bytes)
+
+
+Admit = Callable[[Header], object]
+"""Called before a picture is decoded; an error that it raises refuses the picture."""

@@ -1,15 +1,13 @@
 """Reading of picture files, and of their bytes."""
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyvips
 
 from refusion.errors import ImageError
 from refusion.imaging.decoding import described, developed
-from refusion.imaging.filetypes import FORMATS, HEIC, READABLE, TIFF, has_loader, suffix_of
+from refusion.imaging.filetypes import FORMATS, HEIC, READABLE, TIFF, Admit, Header, has_loader, suffix_of
 from refusion.imaging.image import Image
 from refusion.imaging.pages import choose_page
 from refusion.imaging.raw import is_raw
@@ -19,38 +17,6 @@ MAX_PIXELS = 400_000_000
 """Default limit of the pixels of a picture that is decoded."""
 MAX_SAMPLE_BYTES = 16
 """Bytes that a pixel of a file may have at most: four samples of 32 bits."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """The size of a picture before it is decoded.
-
-    Args:
-        width: in pixels.
-        height: in pixels.
-        channels: samples of a pixel, with alpha.
-        sample_bytes: bytes of a sample.
-    """
-
-    width: int
-    height: int
-    channels: int
-    sample_bytes: int
-
-    @property
-    def image_bytes(self) -> int:
-        """Bytes of the `Image`."""
-        return self.width * self.height * 4 * (3 + (self.channels in (2, 4)))
-
-    @property
-    def decoding_bytes(self) -> int:
-        """Bytes that decoding takes at its peak: samples, these as floats, and the image if it is a copy."""
-        samples = self.width * self.height * self.channels * (self.sample_bytes + 4)
-        return samples + (0 if self.channels == 3 else self.image_bytes)
-
-
-Admit = Callable[[Header], object]
-"""Called before a picture is decoded; an error that it raises refuses the picture."""
 
 
 def read(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, admit: Admit | None = None) -> Image:
@@ -85,7 +51,7 @@ def decode(
     if not data:
         raise ImageError(f"{name} is empty: get a whole copy of it")
     if is_raw(data):
-        return developed(data, name, max_pixels)
+        return developed(data, name, max_pixels, admit)
     suffix = suffix_of(data)
     if suffix is None:
         raise ImageError(
