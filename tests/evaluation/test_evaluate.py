@@ -154,6 +154,31 @@ def test_evaluating_is_a_generator_and_takes_options(restorer: Restorer, pairs: 
         next(evaluate(restorer, pairs, steps=101))
 
 
+def test_a_pair_that_does_not_fit_is_told_before_it_is_read(
+    restorer: Restorer, pairs: list[Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first, *rest), large = pairs, pairs[-1].gt[0].with_name("large.png")
+    write(picture(0, 4000, 4000), large)
+    mixed = [first, replace(first, lq=(large,), gt=(large,)), *rest]
+    monkeypatch.setattr(admission, "free_memory", lambda device: 2**29)
+    monkeypatch.setattr(Header, "decoding_bytes", 0)  # whatever decoding takes
+    with pytest.raises(ImageError, match="large.png of 4000 x 4000 pixels needs"):
+        list(evaluate(restorer, mixed))
+    failures: list[Exception] = []
+    rows = [row for row, _ in evaluate(restorer, mixed, failed=failures.append)]
+    assert rows == [row for row, _ in evaluate(restorer, pairs)]
+    assert [type(error) for error in failures] == [ImageError]
+
+
+def test_a_pair_that_cannot_be_read_is_told(restorer: Restorer, pairs: list[Pair]) -> None:
+    pairs[0].lq[0].write_bytes(b"no picture")
+    write(picture(0, 7, 9), pairs[1].gt[0])
+    failures: list[Exception] = []
+    rows = [row for row, _ in evaluate(restorer, pairs, failed=failures.append)]
+    assert [row.name for row in rows] == [pair.name for pair in pairs[2:]]
+    assert [type(error) for error in failures] == [ImageError, DataError]
+
+
 def mean_distance(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).mean((1, 2, 3)).abs()
 

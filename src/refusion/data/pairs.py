@@ -14,7 +14,7 @@ from refusion.errors import DataError, ImageError
 from refusion.files import comparable
 from refusion.imaging.analysis import vertical_offset
 from refusion.imaging.arrays import from_array
-from refusion.imaging.formats import MAX_PIXELS, READABLE, read
+from refusion.imaging.formats import MAX_PIXELS, READABLE, Admit, read
 from refusion.imaging.image import Image, format_sizes
 from refusion.imaging.lens import read_metadata
 from refusion.imaging.resize import antialiased
@@ -65,17 +65,18 @@ class Pair:
         sides = ("-left", "-right") if len(self.gt) > 1 else ("",)
         return tuple(self.name + side for side in sides)
 
-    def read(self, max_pixels: int = MAX_PIXELS) -> Scene:
+    def read(self, max_pixels: int = MAX_PIXELS, admit: Admit | None = None) -> Scene:
         """Read all pictures; those that a degradation makes are rounded to 8 bit, as in a file.
 
         Args:
             max_pixels: larger pictures are refused before they are decoded.
+            admit: called before the first clean picture is decoded, to refuse what does not fit into memory.
 
         Raises:
             DataError: the sizes or numbers of pictures do not match, or a degradation is missing or fails.
             ImageError: a picture cannot be read.
         """
-        gt, condition = self.clean(max_pixels), self.condition
+        gt, condition = self.clean(max_pixels, admit), self.condition
         if self.lq:
             lq = tuple(read(path, max_pixels) for path in self.lq)
         else:
@@ -89,17 +90,18 @@ class Pair:
                 raise DataError(f"{self.name}: {sizes}; crop one of them")
         return Scene(lq, gt, condition)
 
-    def clean(self, max_pixels: int = MAX_PIXELS) -> tuple[Image, ...]:
+    def clean(self, max_pixels: int = MAX_PIXELS, admit: Admit | None = None) -> tuple[Image, ...]:
         """Read the clean pictures.
 
         Args:
             max_pixels: larger pictures are refused before they are decoded.
+            admit: see `read`.
 
         Raises:
             DataError: the views have different sizes.
             ImageError: a picture cannot be read.
         """
-        gt = tuple(read(path, max_pixels) for path in self.gt)
+        gt = tuple(read(path, max_pixels, None if i else admit) for i, path in enumerate(self.gt))
         if len({picture.size for picture in gt}) > 1:
             sizes = f"left and right have sizes {format_sizes(*gt)}"
             raise DataError(f"{self.name}: {sizes}; crop one of them to the other")

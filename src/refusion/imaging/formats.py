@@ -15,7 +15,7 @@ frames the first is taken. What is not the whole of a file is a notice of the pi
 forked process whose parent has used it: spawn workers.
 """
 
-from refusion.imaging.filetypes import READABLE, SUFFIXES, Header, is_picture, writable_suffix
+from refusion.imaging.filetypes import READABLE, SUFFIXES, Admit, Header, is_picture, writable_suffix
 from refusion.imaging.reading import MAX_PIXELS, decode, read
 from refusion.imaging.writing import encode, unkept, write, write_gif
 
@@ -23,6 +23,7 @@ __all__ = [
     "MAX_PIXELS",
     "READABLE",
     "SUFFIXES",
+    "Admit",
     "Header",
     "decode",
     "encode",
