@@ -30,7 +30,9 @@ def psnr(a: Array, b: Array) -> float:
     """
     if a.shape != b.shape:
         raise ValueError(f"pictures of different shapes {a.shape} and {b.shape}: give equal ones")
-    total = sum(float(np.square(a[rows].astype(np.float64) - b[rows]).sum()) for rows in _blocks(a, len(a)))
+    total: float = sum(
+        float(np.square(a[rows].astype(np.float64) - b[rows]).sum()) for rows in _blocks(a, len(a))
+    )
     error = total / max(1, a.size)
     return float("inf") if error == 0 else -10 * float(np.log10(error))
 
