@@ -56,7 +56,7 @@ def ssim(a: Array, b: Array) -> float:
     positions = len(a) - size + 1
     blocks = (slice(rows.start, rows.stop + size - 1) for rows in _blocks(a, positions))
     total = sum(_similarity(a[rows], b[rows], window) for rows in blocks)
-    return total / max(1, positions * (a.shape[1] - size + 1) * a.shape[2])
+    return float(total / max(1, positions * (a.shape[1] - size + 1) * a.shape[2]))
 
 
 def _blocks(picture: Array, rows: int) -> Iterator[slice]:
