@@ -8,8 +8,9 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from terminal import CARD, TINY, Run, one_line, photo, save_model
+from terminal import CARD, TINY, one_line, photo, save_model
 
+from command import Run
 from refusion.models import checkpoint
 from refusion.models.settings import validated
 from refusion.models.spec import Card, ModelSpec

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -11,10 +10,11 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 from terminal import photo, save_model
+
+from moments import MOMENTS, STOPPED, told, wait_for_handlers
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no signals like these")
 
@@ -44,8 +44,6 @@ def work():
 cli.main = work
 __main__.main()
 """
-
-STOPPED = "refusion: stopped\n"
 
 PRINTING = """
 from refusion import cli
@@ -94,9 +92,7 @@ def test_a_signal_after_the_work_is_done_changes_no_status(number: signal.Signal
 def test_ended_at_any_moment_restoring_loses_nothing_and_tells(
     number: signal.Signals, tmp_path: Path
 ) -> None:
-    """Each run goes on where the one before ended, and redoes nothing. The variable MOMENTS of the environment
-    says how many are ended.
-    """
+    """Each run goes on where the one before ended, and redoes nothing."""
     for i in range(40):
         photo(str(tmp_path / f"in/{i}.png"), i, height=150, width=200)
     model = save_model(tmp_path / "model.safetensors", 0.05)
@@ -105,44 +101,31 @@ def test_ended_at_any_moment_restoring_loses_nothing_and_tells(
     subprocess.run([*command, str(tmp_path / "whole")], check=True)
     lasts, rng = time.monotonic() - began, random.Random(int(number))
     expected = contents(tmp_path / "whole")
-    out, told = tmp_path / "out", (-number, "") if number == signal.SIGKILL else (128 + number, STOPPED)
-    statuses: list[int] = []
-    while sum(map(bool, statuses)) < MOMENTS:
+    out, statuses = tmp_path / "out", Counter[int]()
+    while statuses.total() - statuses[0] < MOMENTS:
         before = times(out)
         process = subprocess.Popen(
             [*command, str(out)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        wait_for_handlers(process)
+        wait_for_handlers(process.pid)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(rng.uniform(0, lasts))
         process.send_signal(number)
         _, error = process.communicate(timeout=60)
-        assert (process.returncode, error) in ((0, ""), told)
+        assert (process.returncode, error) in ((0, ""), told(number))
         found = contents(out)
         assert expected.items() >= found.items()
         assert before.items() <= times(out).items()
         if number != signal.SIGKILL or process.returncode == 0:
             assert not list(out.glob(".*"))
-        statuses.append(process.returncode)
+        statuses[process.returncode] += 1
         if process.returncode == 0:
             assert found == expected
             shutil.rmtree(out)
-    print(f"{number.name}: {Counter(statuses)}")
+    print(f"{number.name}: {dict(statuses)}")
     subprocess.run([*command, str(out)], check=True)
     assert contents(out) == expected
     assert not list(out.glob(".*"))
-
-
-def wait_for_handlers(process: "subprocess.Popen[Any]") -> None:
-    """Return when a command heeds SIGTERM; before that Python starts, and a signal kills it."""
-    state = Path(f"/proc/{process.pid}/status")
-    if not state.exists():
-        pytest.skip("only Linux tells which signals a process handles")
-    while process.poll() is None:
-        handled = re.search(r"^SigCgt:\s*(\w+)", state.read_text(), re.MULTILINE)
-        if handled is not None and int(handled[1], 16) >> signal.SIGTERM - 1 & 1:
-            return
-        time.sleep(0.01)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -152,6 +135,3 @@ def contents(folder: Path) -> dict[str, bytes]:
 def times(folder: Path) -> dict[str, int]:
     """Return when each file came to its name."""
     return {path.name: path.stat().st_ctime_ns for path in folder.glob("[!.]*")}
-
-
-MOMENTS = int(os.environ.get("MOMENTS", "4"))

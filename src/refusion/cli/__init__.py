@@ -86,6 +86,9 @@ def _run() -> int:
     except KeyboardInterrupt:
         complain("stopped")
         status = 130
+    except SystemExit as stopped:  # of training, by SIGTERM
+        complain("stopped")
+        status = stopped.code
     return status if isinstance(status, int) else 0
 
 

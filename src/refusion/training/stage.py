@@ -19,6 +19,7 @@ from refusion.training import checkpoints
 from refusion.training.checkpoints import LAST
 from refusion.training.randomness import StepRandom
 from refusion.training.recipe import Loop, Recipe
+from refusion.training.stopping import Stop
 
 
 class Stage(ABC):
@@ -61,8 +62,12 @@ class Stage(ABC):
     def release(self, scores: dict[str, float]) -> None:  # noqa: B027 - not every stage releases
         """Write what users get, after the best validation so far."""
 
-    def finish(self, fabric: Fabric) -> dict[str, float]:
-        """Hand on what was trained; return what was measured of it for the card."""
+    def finish(self, fabric: Fabric, stop: Stop) -> dict[str, float]:
+        """Hand on what was trained; return what was measured of it for the card.
+
+        Raises:
+            KeyboardInterrupt or SystemExit: a signal asked to stop.
+        """
         return {}
 
     def find(self, part: str) -> list[Pair]:
