@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from refusion.data.dataset import TrainingSamples
 from refusion.data.pairs import Pair
-from refusion.errors import CheckpointError, RecipeError
+from refusion.errors import CheckpointError, RecipeError, printable
 from refusion.imaging.image import Image
 from refusion.training import checkpoints
 from refusion.training.checkpoints import LAST
@@ -166,5 +166,6 @@ def resume(stage: Stage, optimizer: Optimizer, fabric: Fabric) -> Progress:
     if fabric.is_global_zero:
         if found is not None and found.path.name != LAST:
             checkpoints.set_aside(stage.out)
-        print(f"{stage.out}: step {at.step} of {loop.steps}, {now} samples a step", flush=True)
+        begun = f"{stage.out}: step {at.step} of {loop.steps}, {now} samples a step"
+        print(printable(begun), flush=True)
     return at

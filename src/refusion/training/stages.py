@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from refusion.data.dataset import TrainingSamples
 from refusion.data.pairs import Pair
 from refusion.diffusion.objective import diffusion_loss, replacing_loss
-from refusion.errors import DataError, RefusionError
+from refusion.errors import DataError, RefusionError, printable
 from refusion.evaluation.evaluate import LatentSwapScores, evaluate, mean_scores, replace_latent
 from refusion.imaging.arrays import from_array
 from refusion.imaging.image import Image
@@ -96,7 +96,7 @@ class CodecStage(Stage):
         pairs = stop.heeded(self.find("val"), fabric)
         gate = measured_gate(codec.to(checkpoint.best_device()), pairs, recipe.model.enlarge)
         if fabric.is_global_zero:
-            print(f"{self.out.parent}: {gate}")
+            print(printable(f"{self.out.parent}: {gate}"), flush=True)
         if gate.gain < recipe.codec_training.gate:
             raise RefusionError(
                 f"{self.out.parent}: {gate}. That gains {gate.gain:.2f} dB, and codec_training.gate asks for "
