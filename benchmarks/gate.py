@@ -11,9 +11,11 @@ from pathlib import Path
 
 import torch
 
+from refusion.training.processes import make_fabric
 from refusion.training.recipe import load_yaml
 from refusion.training.stages import CodecStage, measured_gate
-from refusion.training.trainer import fit, make_fabric
+from refusion.training.stopping import Stop
+from refusion.training.trainer import fit
 
 PLAIN = ["model.codec.skips=null", "codec_training.skip_dropout=0"]
 SETTINGS = {
@@ -41,8 +43,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             restorer = described.model.build()
             stage = CodecStage(restorer, described, Path(folder), {})
-            fit(stage, fabric)
-            stage.finish(fabric)
+            fit(stage, fabric, Stop())
+            stage.finish(fabric, Stop())
             gate = measured_gate(restorer.codec, described.pairs(Path(pairs) / "val"))
         numbers = (gate.reconstruction, gate.lq_latent, gate.gt_latent, gate.gain)
         rows.append("| " + " | ".join([name, *(f"{number:.2f}" for number in numbers)]) + " |")

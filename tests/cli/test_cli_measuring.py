@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from terminal import Run, assert_written, described, loaded, make_pairs, one_line, save_model
+from terminal import assert_written, described, loaded, make_pairs, one_line, save_model
 
 import refusion
+from command import Run
 from refusion import cli
 from refusion.diffusion.sampling import SAMPLERS
 from refusion.evaluation import perceptual

@@ -6,9 +6,10 @@ import numpy as np
 import PIL.Image
 import pytest
 import skimage.data
-from terminal import Run, assert_written, loaded, mask, one_line, photo, save_model, views
+from terminal import assert_written, loaded, mask, one_line, photo, save_model, views
 
 import refusion
+from command import Run
 from refusion.cli.restoring import GIF_FRAMES, GIF_SIDE
 from refusion.imaging.arrays import from_array
 from refusion.imaging.formats import read, write

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.fabric import Fabric
 
-from refusion.errors import RecipeError, RefusionError
+from refusion.errors import RecipeError, RefusionError, printable
 from refusion.files import atomic
 from refusion.training.checkpoints import newest, writing
 from refusion.training.optimizer import rate_factor
@@ -49,7 +49,7 @@ def claim(out: Path, recipe: Recipe, fabric: Fabric) -> Iterator[None]:
                 with writing(out):
                     sweep(out)
                     for line in check_run_dir(out, recipe):
-                        print(f"{out}: {line}", flush=True)
+                        print(printable(f"{out}: {line}"), flush=True)
             except RefusionError as error:
                 refusal = error
         refusal = fabric.broadcast(refusal)

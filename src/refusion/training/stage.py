@@ -13,12 +13,13 @@ from torch.optim import Optimizer
 
 from refusion.data.dataset import TrainingSamples
 from refusion.data.pairs import Pair
-from refusion.errors import CheckpointError, RecipeError
+from refusion.errors import CheckpointError, RecipeError, printable
 from refusion.imaging.image import Image
 from refusion.training import checkpoints
 from refusion.training.checkpoints import LAST
 from refusion.training.randomness import StepRandom
 from refusion.training.recipe import Loop, Recipe
+from refusion.training.stopping import Stop
 
 
 class Stage(ABC):
@@ -61,8 +62,12 @@ class Stage(ABC):
     def release(self, scores: dict[str, float]) -> None:  # noqa: B027 - not every stage releases
         """Write what users get, after the best validation so far."""
 
-    def finish(self, fabric: Fabric) -> dict[str, float]:
-        """Hand on what was trained; return what was measured of it for the card."""
+    def finish(self, fabric: Fabric, stop: Stop) -> dict[str, float]:
+        """Hand on what was trained; return what was measured of it for the card.
+
+        Raises:
+            KeyboardInterrupt or SystemExit: a signal asked to stop.
+        """
         return {}
 
     def find(self, part: str) -> list[Pair]:
@@ -161,5 +166,6 @@ def resume(stage: Stage, optimizer: Optimizer, fabric: Fabric) -> Progress:
     if fabric.is_global_zero:
         if found is not None and found.path.name != LAST:
             checkpoints.set_aside(stage.out)
-        print(f"{stage.out}: step {at.step} of {loop.steps}, {now} samples a step", flush=True)
+        begun = f"{stage.out}: step {at.step} of {loop.steps}, {now} samples a step"
+        print(printable(begun), flush=True)
     return at

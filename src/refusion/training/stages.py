@@ -1,6 +1,6 @@
 """The stages of training: for each its weights, its samples, its loss, its validation and its release."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from refusion.data.dataset import TrainingSamples
 from refusion.data.pairs import Pair
 from refusion.diffusion.objective import diffusion_loss, replacing_loss
-from refusion.errors import DataError, RefusionError
+from refusion.errors import DataError, RefusionError, printable
 from refusion.evaluation.evaluate import LatentSwapScores, evaluate, mean_scores, replace_latent
 from refusion.imaging.arrays import from_array
 from refusion.imaging.image import Image
@@ -25,6 +25,7 @@ from refusion.restoring.restorer import Restorer
 from refusion.training.randomness import StepRandom
 from refusion.training.recipe import Recipe
 from refusion.training.stage import Stage
+from refusion.training.stopping import Stop
 
 Condition = Float[Tensor, "scenes conditions"]
 
@@ -75,24 +76,27 @@ class CodecStage(Stage):
         _, shown = views[0]
         return {"psnr": mean.gt_latent, **_prefixed(mean)}, shown
 
-    def finish(self, fabric: Fabric) -> dict[str, float]:
+    def finish(self, fabric: Fabric, stop: Stop) -> dict[str, float]:
         """Load the best weights into the codec, and measure the gate.
 
         Raises:
             RefusionError: the gain is below the recipe's gate.
+            KeyboardInterrupt or SystemExit: a signal asked to stop.
         """
         recipe, codec = self.recipe, self.codec
         if not self.done:
             self.load_best()
             samples = self.samples(self.find("train"), [])
-            self.ema.cpu().calibrate(z for i in range(CALIBRATION_SAMPLES) for z in samples[i][:2])
+            numbers = stop.heeded(range(CALIBRATION_SAMPLES), fabric)
+            self.ema.cpu().calibrate(z for i in numbers for z in samples[i][:2])
             if fabric.is_global_zero:
                 checkpoint.write_weights(self.file, self.ema)
             fabric.barrier()
         codec.load_state_dict(load_file(self.file))
-        gate = measured_gate(codec.to(checkpoint.best_device()), self.find("val"), recipe.model.enlarge)
+        pairs = stop.heeded(self.find("val"), fabric)
+        gate = measured_gate(codec.to(checkpoint.best_device()), pairs, recipe.model.enlarge)
         if fabric.is_global_zero:
-            print(f"{self.out.parent}: {gate}")
+            print(printable(f"{self.out.parent}: {gate}"), flush=True)
         if gate.gain < recipe.codec_training.gate:
             raise RefusionError(
                 f"{self.out.parent}: {gate}. That gains {gate.gain:.2f} dB, and codec_training.gate asks for "
@@ -196,7 +200,7 @@ def stages(recipe: Recipe) -> list[type[CodecStage] | type[DiffusionStage]]:
     return [CodecStage, DiffusionStage] if has_weights else [DiffusionStage]
 
 
-def measured_gate(codec: Codec, pairs: Sequence[Pair], enlarge: Enlarge = Enlarge()) -> LatentSwapScores:
+def measured_gate(codec: Codec, pairs: Iterable[Pair], enlarge: Enlarge = Enlarge()) -> LatentSwapScores:
     """Return the mean gate over pairs."""
     return mean_scores([gate for pair in pairs for gate, _ in _replaced(codec, pair, enlarge)])
 

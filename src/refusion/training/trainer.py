@@ -21,14 +21,13 @@ from refusion.data.dataset import StepBatches
 from refusion.data.pairs import Pair, stems
 from refusion.errors import DataError, ImageError, RefusionError
 from refusion.imaging.image import Image
-from refusion.models.checkpoint import best_device
 from refusion.training import checkpoints
 from refusion.training.checkpoints import LAST
 from refusion.training.log import Log, progress_bar
 from refusion.training.optimizer import make_optimizer, rate_factor
 from refusion.training.randomness import StepRandom, seed_of
 from refusion.training.stage import Progress, Stage, resume, samples_per_step, save
-from refusion.training.stopping import Stop, without_interrupt
+from refusion.training.stopping import Stop, without_signals
 
 PICTURES = 4
 """Validation pictures kept for looking at, of each validation."""
@@ -49,16 +48,6 @@ class _Objective(nn.Module):
             return self._loss(lq, gt, condition, random)
 
 
-def make_fabric(devices: int | None = None, nodes: int = 1) -> Fabric:
-    """Return the engine: processes, devices and their communication.
-
-    Args:
-        devices: processes on each machine; None takes all accelerators, or one CPU.
-        nodes: machines.
-    """
-    return Fabric(devices=devices or (1 if best_device().type == "cpu" else "auto"), num_nodes=nodes)
-
-
 def fit(stage: Stage, fabric: Fabric, stop: Stop) -> None:
     """Run a stage to its end, from its last checkpoint if there is one.
 
@@ -74,16 +63,14 @@ def fit(stage: Stage, fabric: Fabric, stop: Stop) -> None:
     at = resume(stage, optimizer, fabric)
     batches, val = _batches(stage, at.step, fabric), _validation_pairs(stage, fabric)
     log = Log(stage, at.step, fabric)
-    # Several processes do not wait for each other's signals: they stop at once.
-    alone = fabric.world_size == 1
-    with stop.deferred(alone), progress_bar(stage, at.step, fabric) as bar:
+    stop.raise_agreed(fabric)
+    with progress_bar(stage, at.step, fabric) as bar:
         while True:
             if at.step % loop.validated_every == 0 and at.validated < at.step:
                 try:
                     scores = validate(stage, val, at.step, log, fabric, stop)
                 except (KeyboardInterrupt, SystemExit):
-                    if alone:
-                        save(stage, optimizer, at, stage.out / LAST, fabric)
+                    save(stage, optimizer, at, stage.out / LAST, fabric)
                     raise
                 at.validated = at.step
                 _select(stage, optimizer, at, scores, fabric)
@@ -92,7 +79,7 @@ def fit(stage: Stage, fabric: Fabric, stop: Stop) -> None:
             try:
                 loss, norm = train_step(stage, objective, optimizer, batches, at.step, fabric)
             except RuntimeError:
-                stop.check()  # a signal to all processes ends those that read pictures, too
+                stop.check()  # a process that reads pictures, or another that trains, was ended
                 raise
             at.step += 1
             bar.update()
@@ -102,11 +89,14 @@ def fit(stage: Stage, fabric: Fabric, stop: Stop) -> None:
                     at.step,
                 )
                 bar.set_postfix(loss=f"{float(loss):.4f}")
-            if at.step % loop.save_every == 0 or stop.requested:
+            stopping = stop.agreed(fabric)
+            if at.step % loop.save_every == 0 or stopping:
                 save(stage, optimizer, at, stage.out / LAST, fabric)
-            stop.check()
+            if stopping:
+                stop.check()
     save(stage, optimizer, at, stage.out / LAST, fabric)
     log.close()
+    stop.raise_agreed(fabric)
 
 
 def train_step(
@@ -168,12 +158,15 @@ def validate(
     """
     sound = all(bool(weight.isfinite().all()) for weight in stage.ema.parameters())
     rows: list[dict[str, float]] = []
-    for i in range(fabric.global_rank, len(pairs), fabric.world_size):
-        stop.check()
-        measured = _measure(stage, pairs[i]) if sound else None
+    for first in range(0, len(pairs), fabric.world_size):
+        stop.raise_agreed(fabric)
+        i = first + fabric.global_rank
+        if not sound or i >= len(pairs):  # yet the others may ask
+            continue
+        measured = _measure(stage, pairs[i])
         if measured is None:
             sound = False
-            break
+            continue
         scores, shown = measured
         rows.append(scores)
         if shown and fabric.is_global_zero and len(rows) <= PICTURES:
@@ -260,7 +253,7 @@ def _batches(stage: Stage, first: int, fabric: Fabric) -> Iterator[list[Tensor]]
     loader = DataLoader(
         samples, batch_sampler=sampler, num_workers=loop.workers, multiprocessing_context=context
     )
-    with without_interrupt():
+    with without_signals():
         return iter(loader)
 
 
