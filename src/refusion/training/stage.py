@@ -122,6 +122,7 @@ def save(stage: Stage, optimizer: Optimizer, at: Progress, path: Path, fabric: F
             "best": at.best,
             "processes": fabric.world_size,
             "samples": samples_per_step(stage.loop, fabric.world_size),
+            "precision": stage.loop.precision_on(fabric.device),
             "state_dict": stage.state_dict(),
             "optimizer": optimizer.state_dict(),
         }
@@ -144,7 +145,7 @@ def resume(stage: Stage, optimizer: Optimizer, fabric: Fabric) -> Progress:
     loop, at = stage.loop, Progress()
     stage.out.mkdir(parents=True, exist_ok=True)
     found = checkpoints.read_newest(stage.out)
-    now = samples_per_step(loop, fabric.world_size)
+    now, precision = samples_per_step(loop, fabric.world_size), loop.precision_on(fabric.device)
     if found is not None:
         saved = found.content
         before = saved.get("samples", samples_per_step(loop, saved["processes"]))
@@ -161,5 +162,15 @@ def resume(stage: Stage, optimizer: Optimizer, fabric: Fabric) -> Progress:
     if fabric.is_global_zero:
         if found is not None and found.path.name != LAST:
             checkpoints.set_aside(stage.out)
-        print(f"{stage.out}: step {at.step} of {loop.steps}, {now} samples a step", flush=True)
+        earlier = found.content.get("precision", precision) if found else precision
+        if earlier != precision:
+            print(
+                f"{stage.out}: precision {earlier} -> {precision}: the weights will not be those of a run in "
+                f'one of them; the recipe\'s precision "{earlier}" goes on as before',
+                flush=True,
+            )
+        print(
+            f"{stage.out}: step {at.step} of {loop.steps}, {now} samples a step, precision {precision}",
+            flush=True,
+        )
     return at

@@ -39,10 +39,10 @@ LOG_EVERY = 10
 class _Objective(nn.Module):
     """The loss as a module, which is what data parallelism wraps."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, device: torch.device) -> None:
         super().__init__()
         self.learner = stage.learner
-        self._loss, self._bf16 = stage.loss, stage.loop.precision == "bf16"
+        self._loss, self._bf16 = stage.loss, stage.loop.precision_on(device) == "bf16"
 
     def forward(self, lq: Tensor, gt: Tensor, condition: Tensor, random: StepRandom) -> Tensor:
         with torch.autocast(lq.device.type, torch.bfloat16, enabled=self._bf16):
@@ -70,7 +70,7 @@ def fit(stage: Stage, fabric: Fabric, stop: Stop) -> None:
     """
     loop = stage.loop
     stage.ema.to(fabric.device)
-    objective, optimizer = fabric.setup(_Objective(stage), make_optimizer(loop, stage.learner))
+    objective, optimizer = fabric.setup(_Objective(stage, fabric.device), make_optimizer(loop, stage.learner))
     at = resume(stage, optimizer, fabric)
     batches, val = _batches(stage, at.step, fabric), _validation_pairs(stage, fabric)
     log = Log(stage, at.step, fabric)
