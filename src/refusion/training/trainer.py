@@ -15,6 +15,7 @@ from jaxtyping import Float
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from refusion.data.dataset import StepBatches
@@ -138,7 +139,7 @@ def train_step(
 
 def clip_gradient(module: nn.Module, largest: float) -> Float[Tensor, ""]:
     """Clip the gradient's norm, and drop a gradient that is not finite; return the norm."""
-    norm = nn.utils.clip_grad_norm_(module.parameters(), largest)
+    norm = nn.utils.clip_grad_norm_(module.parameters(), largest, foreach=True)
     if not bool(norm.isfinite()):
         for parameter in module.parameters():
             parameter.grad = None
@@ -149,8 +150,7 @@ def clip_gradient(module: nn.Module, largest: float) -> Float[Tensor, ""]:
 def update_average(ema: nn.Module, learner: nn.Module, decay: float, step: int) -> None:
     """Move the averaged weights towards the present ones; in the first steps faster."""
     decay = min(decay, (1 + step) / (10 + step))
-    for average, weight in zip(ema.parameters(), learner.parameters(), strict=True):
-        average.lerp_(weight, 1 - decay)
+    get_ema_multi_avg_fn(decay)(list(ema.parameters()), list(learner.parameters()), 0)
     for kept, value in zip(ema.buffers(), learner.buffers(), strict=True):
         kept.copy_(value)
 
