@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from lightning.fabric import Fabric
 from torch import Tensor, nn
@@ -15,10 +16,14 @@ from refusion.data.dataset import TrainingSamples
 from refusion.data.pairs import Pair
 from refusion.errors import CheckpointError, RecipeError
 from refusion.imaging.image import Image
+from refusion.restoring.memory import free_memory
 from refusion.training import checkpoints
 from refusion.training.checkpoints import LAST
 from refusion.training.randomness import StepRandom
 from refusion.training.recipe import Loop, Recipe
+
+MAX_CACHE = 2**31
+"""Most bytes of decoded pictures that are kept, by all processes that read them."""
 
 
 class Stage(ABC):
@@ -133,6 +138,11 @@ def save(stage: Stage, optimizer: Optimizer, at: Progress, path: Path, fabric: F
 def samples_per_step(loop: Loop, processes: int) -> int:
     """Return the number of samples of an optimizer step."""
     return loop.batch * loop.accumulate * processes
+
+
+def cache_bytes(loop: Loop) -> int:
+    """Return the bytes of decoded pictures that each process which reads them may keep."""
+    return min(MAX_CACHE, free_memory(torch.device("cpu")) // 4) // max(1, loop.workers)
 
 
 def resume(stage: Stage, optimizer: Optimizer, fabric: Fabric) -> Progress:

@@ -150,7 +150,8 @@ def clip_gradient(module: nn.Module, largest: float) -> Float[Tensor, ""]:
 def update_average(ema: nn.Module, learner: nn.Module, decay: float, step: int) -> None:
     """Move the averaged weights towards the present ones; in the first steps faster."""
     decay = min(decay, (1 + step) / (10 + step))
-    get_ema_multi_avg_fn(decay)(list(ema.parameters()), list(learner.parameters()), 0)
+    move = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    move(list(ema.parameters()), list(learner.parameters()), 0)
     for kept, value in zip(ema.buffers(), learner.buffers(), strict=True):
         kept.copy_(value)
 
