@@ -27,9 +27,9 @@ LOOPS = ("codec_training", "training")
 FREE = {
     "task",
     "codec_training.gate",
-    *(f"{loop}.{key}" for loop in LOOPS for key in ("workers", "keep", "save_every")),
+    *(f"{loop}.{key}" for loop in LOOPS for key in ("workers", "keep", "save_every", "precision")),
 }
-"""Values that change no weights. So do those of the card."""
+"""Values that change no weights, or of which `stage.resume` says that they do. So do those of the card."""
 PER_STEP = {f"{loop}.{key}" for loop in LOOPS for key in ("batch", "accumulate")}
 """Values that change no weights if batch x accumulate x processes stays, see `stage.resume`."""
 
@@ -96,9 +96,9 @@ def sweep(out: Path) -> None:
 def check_run_dir(out: Path, recipe: Recipe) -> list[str]:
     """Write recipe and data of a run to its folder, or check that they are those of the run in it.
 
-    Steps may grow. What changes no weights may change: `FREE`, the card, batch and processes where the
-    samples of a step stay as many, and the place of equal data. A folder in which nothing was trained takes
-    any recipe.
+    Steps may grow, and the precision may change. What changes no weights may change: `FREE`, the card, batch
+    and processes where the samples of a step stay as many, and the place of equal data. A folder in which
+    nothing was trained takes any recipe.
 
     Returns:
         What changed and has an effect, a line each.

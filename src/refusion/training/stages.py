@@ -24,7 +24,7 @@ from refusion.restoring.codec import Codec, Pictures
 from refusion.restoring.restorer import Restorer
 from refusion.training.randomness import StepRandom
 from refusion.training.recipe import Recipe
-from refusion.training.stage import Stage
+from refusion.training.stage import Stage, cache_bytes
 from refusion.training.stopping import Stop
 
 Condition = Float[Tensor, "scenes conditions"]
@@ -58,7 +58,14 @@ class CodecStage(Stage):
         data, settings = self.recipe.data, self.recipe.codec_training
         augment = replace(data.augment, zoom=1.0)
         return TrainingSamples(
-            pairs, settings.patch, augment, settings.seed, scenes, data.degradation, self.recipe.model.enlarge
+            pairs,
+            settings.patch,
+            augment,
+            settings.seed,
+            scenes,
+            data.degradation,
+            self.recipe.model.enlarge,
+            cache_bytes(settings),
         )
 
     def loss(self, lq: Pictures, gt: Pictures, condition: Condition, random: StepRandom) -> Float[Tensor, ""]:
@@ -142,7 +149,10 @@ class DiffusionStage(Stage):
     def samples(self, pairs: Sequence[Pair], scenes: Sequence[Path]) -> TrainingSamples:
         data = self.recipe.data
         seed, enlarge = self.recipe.training.seed, self.recipe.model.enlarge
-        samples = TrainingSamples(pairs, data.patch, data.augment, seed, scenes, data.degradation, enlarge)
+        room = cache_bytes(self.loop)
+        samples = TrainingSamples(
+            pairs, data.patch, data.augment, seed, scenes, data.degradation, enlarge, room
+        )
         _, gt, condition, _ = samples[0]
         try:
             self.restorer.network.check(len(gt), len(condition))

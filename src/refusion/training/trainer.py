@@ -15,6 +15,7 @@ from jaxtyping import Float
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from refusion.data.dataset import StepBatches
@@ -38,10 +39,10 @@ LOG_EVERY = 10
 class _Objective(nn.Module):
     """The loss as a module, which is what data parallelism wraps."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, device: torch.device) -> None:
         super().__init__()
         self.learner = stage.learner
-        self._loss, self._bf16 = stage.loss, stage.loop.precision == "bf16"
+        self._loss, self._bf16 = stage.loss, stage.loop.precision_on(device) == "bf16"
 
     def forward(self, lq: Tensor, gt: Tensor, condition: Tensor, random: StepRandom) -> Tensor:
         with torch.autocast(lq.device.type, torch.bfloat16, enabled=self._bf16):
@@ -59,7 +60,7 @@ def fit(stage: Stage, fabric: Fabric, stop: Stop) -> None:
     """
     loop = stage.loop
     stage.ema.to(fabric.device)
-    objective, optimizer = fabric.setup(_Objective(stage), make_optimizer(loop, stage.learner))
+    objective, optimizer = fabric.setup(_Objective(stage, fabric.device), make_optimizer(loop, stage.learner))
     at = resume(stage, optimizer, fabric)
     batches, val = _batches(stage, at.step, fabric), _validation_pairs(stage, fabric)
     log = Log(stage, at.step, fabric)
@@ -128,7 +129,7 @@ def train_step(
 
 def clip_gradient(module: nn.Module, largest: float) -> Float[Tensor, ""]:
     """Clip the gradient's norm, and drop a gradient that is not finite; return the norm."""
-    norm = nn.utils.clip_grad_norm_(module.parameters(), largest)
+    norm = nn.utils.clip_grad_norm_(module.parameters(), largest, foreach=True)
     if not bool(norm.isfinite()):
         for parameter in module.parameters():
             parameter.grad = None
@@ -139,8 +140,8 @@ def clip_gradient(module: nn.Module, largest: float) -> Float[Tensor, ""]:
 def update_average(ema: nn.Module, learner: nn.Module, decay: float, step: int) -> None:
     """Move the averaged weights towards the present ones; in the first steps faster."""
     decay = min(decay, (1 + step) / (10 + step))
-    for average, weight in zip(ema.parameters(), learner.parameters(), strict=True):
-        average.lerp_(weight, 1 - decay)
+    move = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    move(list(ema.parameters()), list(learner.parameters()), 0)
     for kept, value in zip(ema.buffers(), learner.buffers(), strict=True):
         kept.copy_(value)
 
