@@ -11,7 +11,7 @@ from typing import Any
 from cyclopts import App, CycloptsError
 
 import refusion
-from refusion.cli import measuring, models, restoring, training
+from refusion.cli import measuring, models, restoring, studying, training
 from refusion.cli.console import complain, warnings_as_lines
 from refusion.cli.pipes import spelt_out
 from refusion.errors import RefusionError, first_line
@@ -35,6 +35,7 @@ for command in (
     restoring.restore,
     training.train,
     measuring.evaluate,
+    measuring.calibrate,
     training.doctor,
     restoring.diffuse,
     models.export,
@@ -43,6 +44,7 @@ for command in (
 ):
     app.command(command)
 app.command(models.import_, name="import")
+app.command(studying.study)
 app.register_install_completion_command(
     add_to_startup=False, help="Write the completion of commands and options for your shell, and say where."
 )

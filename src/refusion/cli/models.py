@@ -47,6 +47,8 @@ def info(model: str, *, recipe: Annotated[bool, Parameter(negative="")] = False)
             say(f"{name}: {text}")
     spec = yaml.safe_dump(header.spec.model_dump(mode="json"), sort_keys=False)
     say(f"measured: {_metrics(card)}")
+    if card.std_scale != 1:
+        say(f"deviation of samples: times {card.std_scale:g}")
     print(f"parameters: {header.parameters}\n\n{spec}", end="")
 
 

@@ -83,13 +83,24 @@ def save(
         recipe: of the training, as JSON values.
         dtype: of the stored weights; half precision halves the file.
     """
+    write_weights(path, _modules(restorer), dtype, _metadata(spec, card, recipe or {}))
+
+
+def save_with_card(path: Path, header: Header, card: Card) -> None:
+    """Write a model again with another card, whole or not at all; its tensors stay the same to the bit."""
+    with safe_open(header.path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    _write(path, tensors, _metadata(header.spec, card, header.recipe))
+
+
+def _metadata(spec: ModelSpec, card: Card, recipe: Mapping[str, Any]) -> dict[str, str]:
     content = {
         "format": FORMAT,
         "spec": spec.model_dump(mode="json"),
         "card": card.model_dump(),
-        "recipe": recipe or {},
+        "recipe": dict(recipe),
     }
-    write_weights(path, _modules(restorer), dtype, {"refusion": json.dumps(content)})
+    return {"refusion": json.dumps(content)}
 
 
 def write_weights(
@@ -97,6 +108,10 @@ def write_weights(
 ) -> None:
     """Write a module's state as a safetensors file, whole or not at all."""
     tensors = {name: value.to("cpu", dtype).contiguous() for name, value in module.state_dict().items()}
+    _write(path, tensors, metadata)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as part:
         part.write_bytes(serialize(tensors, metadata))
@@ -191,7 +206,8 @@ def load(model: str | Path | Header, device: str | torch.device | None = None) -
     except (RuntimeError, AssertionError) as error:
         reason = first_line(error)
         raise CheckpointError(f"device {device}: {reason}; leave it out to take the best there is") from error
-    return Model(**{f.name: getattr(restorer, f.name) for f in fields(Restorer)}, header=header)
+    values = {f.name: getattr(restorer, f.name) for f in fields(Restorer)}
+    return Model(**{**values, "std_scale": header.card.std_scale}, header=header)
 
 
 def resolve(model: str | Path) -> Path:

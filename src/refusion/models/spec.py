@@ -59,6 +59,7 @@ class Card(Settings):
         training: method, duration and hardware of the training.
         metrics: scores by name; training adds those of its validation.
         limits: known weaknesses.
+        std_scale: factor of the standard deviation of samples, see `evaluation.uncertainty.calibrate`.
     """
 
     task: str = ""
@@ -68,6 +69,7 @@ class Card(Settings):
     training: str = ""
     metrics: dict[str, float] = Field(default_factory=dict)
     limits: str = ""
+    std_scale: Annotated[float, Field(gt=0)] = 1.0
 
 
 class ModelSpec(Settings):

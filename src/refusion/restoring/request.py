@@ -171,7 +171,8 @@ class Result:
 
     Args:
         images: the restored picture, or one for each view.
-        stds: the standard deviation of each over the samples; empty for a single sample.
+        stds: the standard deviation of each over the samples, times the model's `std_scale`; empty for a
+            single sample.
         trajectory: the picture after every step, if requested; the last one is the restored one.
         notices: messages for the user.
     """

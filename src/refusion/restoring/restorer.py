@@ -52,6 +52,7 @@ class Restorer:
         sampling: the defaults of `Options`.
         enlarge: the enlargement of input pictures.
         name: of the model, for messages.
+        std_scale: factor of the standard deviation of samples, which are surer than they are right.
     """
 
     network: Network
@@ -61,6 +62,7 @@ class Restorer:
     sampling: Sampling = Sampling()
     enlarge: Enlarge = Enlarge()
     name: str = "a model"
+    std_scale: float = 1.0
 
     @property
     def device(self) -> torch.device:
@@ -175,7 +177,7 @@ class Restorer:
             images = tuple(source.with_pixels(ensemble.mean) for source, ensemble in means)
         for notice in unchanged_notices(scene.sources, images):
             note(notice)
-        stds = tuple(ensemble.std for ensemble in ensembles)
+        stds = tuple(self.std_scale * ensemble.std for ensemble in ensembles)
         return Result(images, stds, tuple(trajectory), tuple(notices))
 
     def _admit(self, request: Request) -> None:
