@@ -1,48 +1,17 @@
-"""A study of two tiny arms, and the pairs that it trains on."""
+"""The files of the study of two tiny arms, and the pairs that it trains on."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from arms import RECIPE, STUDY, Planned
 
 from refusion.imaging.arrays import from_array
 from refusion.imaging.formats import write
-from refusion.study.plan import Study, read_study
-from refusion.study.runs import Run, make_runs
-from tiny import SMALLEST
-
-RECIPE = {
-    **SMALLEST,
-    "model": {**SMALLEST["model"], "sampling": {"steps": 1}},
-    "data": {"patch": [16, 16]},
-    "training": {
-        "steps": 6,
-        "batch": 2,
-        "learning_rate": 1e-2,
-        "validate_every": 2,
-        "save_every": 2,
-        "keep": 1,
-        "rollback_drop_db": 100,
-        "workers": 0,
-    },
-}
-STUDY: dict[str, Any] = {
-    "name": "tiny",
-    "question": "Whether a level matters.",
-    "recipe": "recipe.yaml",
-    "factors": {
-        "level": {
-            10: {"model.process.noise_level": "10/255"},
-            50: {"model.process.noise_level": "50/255"},
-        }
-    },
-    "seeds": 2,
-    "claims": [{"says": "Fifty is better.", "factor": "level", "better": 50, "than": 10}],
-}
-Planned = tuple[Study, list[Run]]
+from refusion.study.plan import read_study
+from refusion.study.runs import make_runs
 
 
 @pytest.fixture(scope="session")

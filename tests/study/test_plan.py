@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from arms import Planned
 
-from conftest import Planned
 from refusion.errors import RecipeError
 from refusion.study.plan import read_study
 
