@@ -1,6 +1,7 @@
-"""What all tests share: checked shapes, repeatable randomness, golden numbers."""
+"""What all tests share: checked shapes, repeatable randomness, golden numbers, commands in the process."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 from safetensors.torch import load_file
 from torch import Tensor
+
+from command import Run, Said
 
 # Before anything imports refusion: every shape and type in its signatures is checked from here on.
 # An int is a float, as for a type checker.
@@ -76,3 +79,30 @@ def place(tmp_path: Path) -> "Place":
         return tmp_path / name
 
     return put
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own to work in."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+@pytest.fixture
+def run(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`main` with the given words: what it says, and its exit status."""
+    from refusion import cli
+
+    def call(*words: object) -> Said:
+        capsys.readouterr()
+        app = partial(cli.app, [str(word) for word in words])
+        with monkeypatch.context() as patch:
+            patch.setattr(cli, "app", app)
+            with pytest.raises(SystemExit) as caught:
+                cli.main()
+        said = Said(int(caught.value.code or 0), *capsys.readouterr())
+        assert "Traceback" not in said.err
+        return said
+
+    return call

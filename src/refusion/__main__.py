@@ -9,13 +9,18 @@ import signal
 import sys
 from types import FrameType
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 def main() -> None:
     """Run a command; SIGINT and SIGTERM end it at once, with a line and the status 128 + their number."""
     heed_signals()
-    from refusion.cli import main as run
+    try:
+        from refusion.cli import main as run
 
-    run()
+        run()
+    finally:  # SystemExit, too: all is written, and the status is known
+        ignore_signals()
 
 
 def heed_signals() -> None:
@@ -38,8 +43,17 @@ def heed_signals() -> None:
                 os.write(2, clear + b"refusion: stopped\n")
         os._exit(128 + number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, stop)
+
+
+def ignore_signals() -> None:
+    """Let the interpreter end with the status of the command.
+
+    While it ends it takes back the handlers, and a signal would kill a command that is done.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """Commands in the process, as users run them, each test in a folder of its own."""
 
 import re
-from functools import partial
 from pathlib import Path
 
 import pytest
-from terminal import TASKS, Run, Said, described, save_model
+from terminal import TASKS, described, save_model
 
-from refusion import cli
+from command import Run, Said
 from refusion.training.recipe import parse
 
 
@@ -26,26 +25,17 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(here: Path) -> Path:
     """Every test works in a folder of its own."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    return tmp_path / "here"
+    return here
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """`main` with the given words: what it says, and its exit status."""
+def run(run: Run) -> Run:
+    """The common one, whose summary of `restore` does not name the model."""
 
     def call(*words: object) -> Said:
-        capsys.readouterr()
-        app = partial(cli.app, [str(word) for word in words])
-        with monkeypatch.context() as patch:
-            patch.setattr(cli, "app", app)
-            with pytest.raises(SystemExit) as caught:
-                cli.main()
-        said = Said(int(caught.value.code or 0), *capsys.readouterr())
-        assert "Traceback" not in said.err
+        said = run(*words)
         return without_model(words, said) if said.out.startswith("restored ") else said
 
     return call

@@ -1,14 +1,14 @@
 """What the tests of all commands share: what is said, pictures to work on, and models of every task."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import skimage.data
 import torch
 
 import refusion
+from command import Said
 from refusion.imaging.arrays import from_array
 from refusion.imaging.formats import read, write
 from refusion.models.checkpoint import save
@@ -38,15 +38,6 @@ TASKS: dict[str, dict[str, Any]] = {
     "views": {"network": {**NETWORK, "stereo": True}},
 }
 CARD = Card(task="test", summary="For tests.", terms="None.", metrics={"psnr": 30.25})
-
-
-class Said(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Said]
 
 
 def save_model(path: Path, std: float, recipe: Recipe | None = None, card: Card = CARD) -> Path:

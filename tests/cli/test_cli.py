@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import pytest
 import yaml
-from terminal import TINY, Run, described, make_pairs, one_line, photo, save_model
+from terminal import TINY, described, make_pairs, one_line, photo, save_model
 
 import refusion
+from command import Run
 from refusion import cli
 from refusion.restoring.request import Result
 from refusion.restoring.restorer import Restorer

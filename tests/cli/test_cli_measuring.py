@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from terminal import Run, assert_written, described, loaded, make_pairs, one_line, save_model
+from terminal import assert_written, described, loaded, make_pairs, one_line, save_model
 
 import refusion
+from command import Run
 from refusion import cli
 from refusion.diffusion.sampling import SAMPLERS
 from refusion.evaluation import perceptual
@@ -49,6 +50,22 @@ def test_evaluating_prints_a_table_and_writes_the_rest(run: Run, model: Path) ->
     assert float(second.split()[1]) == pytest.approx(mean, abs=0.006)
     expected = refusion.load(model, "cpu")(read(pairs / "lq" / "1.png"), steps=3, seed=5)
     np.testing.assert_allclose(read("out/1.png").pixels, expected.pixels, atol=0.51 / 255)
+
+
+def test_pairs_that_fail_are_told_and_the_others_count(run: Run, model: Path) -> None:
+    pairs = make_pairs("pairs")
+    whole = run("evaluate", make_pairs("two", 2), "--model", model)
+    (pairs / "lq" / "2.png").write_bytes(b"no picture")
+    said = run("evaluate", pairs, "--model", model, "--csv", "scores.csv")
+    assert said.status == 1
+    assert said.out == f"{whole.out}1 of 3 failed, and do not count\n"
+    assert "2.png is not a picture" in said.err
+    assert len(said.err.splitlines()) == 1
+    assert len(Path("scores.csv").read_text().splitlines()) == 3
+    for path in (pairs / "lq").iterdir():
+        path.write_bytes(b"no picture")
+    said = run("evaluate", pairs, "--model", model)
+    assert (said.status, said.out, len(said.err.splitlines())) == (1, "", 3)
 
 
 def test_protocols_measure_as_published(run: Run) -> None:

@@ -2,14 +2,17 @@
 
 import json
 import unicodedata
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from terminal import CARD, TINY, Run, one_line, photo, save_model
+from terminal import CARD, TINY, make_pairs, one_line, photo, save_model
 
+from command import Run
+from refusion.cli.console import warnings_as_lines
 from refusion.models import checkpoint
 from refusion.models.settings import validated
 from refusion.models.spec import Card, ModelSpec
@@ -107,6 +110,36 @@ def test_nothing_that_strangers_wrote_moves_the_terminal(run: Run, model: Path) 
         assert steering == {"\n"}, (kind, said)
         assert "owned" in text, (kind, said)  # it is printed, escaped
         assert all(line.startswith("refusion: ") for line in said.err.splitlines()), (kind, said)
+
+
+def test_what_training_prints_is_escaped_too(run: Run) -> None:
+    for part in ("train", "val"):
+        make_pairs(f"pairs/{part}")
+    training = {"steps": 2, "batch": 1, "validate_every": 2, "workers": 0}
+    recipe = {**TINY, "data": {"folder": "pairs", "patch": [16, 16]}, "training": training}
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
+    said = run("train", "recipe.yaml", "-o", "run\x1b[2J")
+    assert said.status == 0, said
+    assert said.out.startswith("run\\x1b[2J: step 0 of 2")
+    assert "\x1b" not in said.out
+
+
+def test_warnings_are_lines_and_escaped_too() -> None:
+    before = warnings.formatwarning
+    with warnings_as_lines():
+        shown = warnings.formatwarning("in \x1b[2J", UserWarning, "trainer.py", 1)
+    assert shown == "refusion: in \\x1b[2J\n"
+    assert warnings.formatwarning is before
+
+
+@pytest.mark.parametrize("words", [("--sigma", "1/1{long}"), ("--steps", "x{long}"), ("--model", "{long}")])
+def test_of_long_values_the_ends_are_shown(run: Run, words: tuple[str, str]) -> None:
+    photo("in.png")
+    option, value = words
+    said = run("restore", "in.png", option, value.format(long=400 * "0"))
+    one_line(said, 90 * "0" + "...", status=said.status)
+    assert said.status in (1, 2)
+    assert len(said.err) < 500
 
 
 def test_a_listed_card_is_escaped_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

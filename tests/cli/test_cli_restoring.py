@@ -6,9 +6,10 @@ import numpy as np
 import PIL.Image
 import pytest
 import skimage.data
-from terminal import Run, assert_written, loaded, mask, one_line, photo, save_model, views
+from terminal import assert_written, loaded, mask, one_line, photo, save_model, views
 
 import refusion
+from command import Run
 from refusion.cli.restoring import GIF_FRAMES, GIF_SIDE
 from refusion.imaging.arrays import from_array
 from refusion.imaging.formats import read, write
@@ -22,10 +23,10 @@ CONDITION = (-14.0, 160.0, 42.5)
 
 def test_a_summary_names_the_model_and_what_was_passed_over(run: Run, model: Path) -> None:
     photo("in/a.png")
-    for name in ("b.heic", "c.HEIC", "d.dng", ".hidden.bmp"):
+    for name in ("b.heic", "c.HEIC", "d.txt", ".hidden.bmp"):
         Path("in", name).write_bytes(b"not read")
     said = run("restore", "in", "--model", model)
-    assert said.out == "restored 1 of 1 to restored; 3 passed over: .heic (2) .dng\n"
+    assert said.out == "restored 1 of 1 to restored; 3 passed over: .heic (2) .txt\n"
     assert (said.status, said.err) == (0, "")
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from terminal import TINY, Run, one_line
+from terminal import TINY, one_line
 
+from command import Run
 from refusion.study.plan import read_study
 from refusion.study.runs import FAILED, RESULT, make_runs
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from terminal import TINY, Run, described, make_pairs, one_line, photo
+from terminal import TINY, described, make_pairs, one_line, photo
 
+from command import Run
 from refusion.imaging.formats import read
 from refusion.training.recipe import RECIPES, load_yaml, parse
 

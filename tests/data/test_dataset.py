@@ -4,6 +4,7 @@ import pickle
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +52,17 @@ def same(a: Sample, b: Sample) -> bool:
 # ---- laws of the samples
 
 
+def test_a_sample_does_not_depend_on_what_is_kept_in_memory(five: list[Pair]) -> None:
+    def made(cache_bytes: int) -> TrainingSamples:
+        scenes = [*five[0].gt, *five[1].gt]
+        return TrainingSamples(five, (12, 16), HAZY, 0, scenes, Haze(), cache_bytes=cache_bytes)
+
+    read, kept = made(0), made(10**6)
+    for i in (*range(20), *range(20)):
+        assert same(read[i], kept[i])
+    assert read.cache.free == 0 < kept.cache.free < 10**6
+
+
 @pytest.mark.parametrize("how", [EVERYTHING, HAZY], ids=["everything", "hazy"])
 def test_a_sample_is_a_function_of_the_seed_and_its_number(five: list[Pair], how: Augment) -> None:
     def made(seed: int) -> TrainingSamples:
@@ -73,9 +85,9 @@ def test_every_pair_comes_once_in_every_epoch(five: list[Pair]) -> None:
     order = []
     read = Pair.read
 
-    def watched(pair: Pair) -> object:
+    def watched(pair: Pair, **options: Any) -> object:
         seen.append(pair)
-        return read(pair)
+        return read(pair, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pair, "read", watched)

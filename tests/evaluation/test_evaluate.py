@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pyvips
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from refusion.data.pairs import Pair
 from refusion.diffusion.prediction import Clean
 from refusion.diffusion.sampling import SAMPLERS
 from refusion.diffusion.sde import MeanRevertingSDE
-from refusion.errors import Notice
+from refusion.errors import DataError, ImageError, Notice
 from refusion.evaluation.evaluate import (
     PROTOCOLS,
     LatentSwapScores,
@@ -37,6 +38,7 @@ from refusion.imaging.image import Image
 from refusion.imaging.resize import Enlarge
 from refusion.nn.network import Network
 from refusion.nn.pooling import Pool, whole_mean
+from refusion.restoring import admission
 from refusion.restoring.codec import Codec, Encoded, Pixels
 from refusion.restoring.request import Progress, Request, Result, Sampling
 from refusion.restoring.restorer import Restorer
@@ -152,6 +154,30 @@ def test_evaluating_is_a_generator_and_takes_options(restorer: Restorer, pairs: 
     assert first.output.psnr > 40
     with pytest.raises(ValueError, match="steps is 101"):
         next(evaluate(restorer, pairs, steps=101))
+
+
+def test_a_pair_that_does_not_fit_is_told_before_it_is_read(
+    restorer: Restorer, pairs: list[Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first, *rest), large = pairs, pairs[-1].gt[0].with_name("large.png")
+    pyvips.Image.black(4000, 4000, bands=3).write_to_file(str(large))
+    mixed = [first, replace(first, lq=(large,), gt=(large,)), *rest]
+    monkeypatch.setattr(admission, "free_memory", lambda device: 2**29)
+    with pytest.raises(ImageError, match=r"large\.png of 4000 x 4000 pixels needs"):
+        list(evaluate(restorer, mixed))
+    failures: list[Exception] = []
+    rows = [row for row, _ in evaluate(restorer, mixed, failed=failures.append)]
+    assert rows == [row for row, _ in evaluate(restorer, pairs)]
+    assert [type(error) for error in failures] == [ImageError]
+
+
+def test_a_pair_that_cannot_be_read_is_told(restorer: Restorer, pairs: list[Pair]) -> None:
+    pairs[0].lq[0].write_bytes(b"no picture")
+    write(picture(0, 7, 9), pairs[1].gt[0])
+    failures: list[Exception] = []
+    rows = [row for row, _ in evaluate(restorer, pairs, failed=failures.append)]
+    assert [row.name for row in rows] == [pair.name for pair in pairs[2:]]
+    assert [type(error) for error in failures] == [ImageError, DataError]
 
 
 def mean_distance(a: Tensor, b: Tensor) -> Tensor:

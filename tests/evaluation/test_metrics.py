@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from refusion.evaluation import metrics
 from refusion.evaluation.metrics import luma, psnr, ssim
 
 SIZES = [(11, 11), (12, 40), (64, 48), (33, 17), (100, 101)]
@@ -42,6 +43,15 @@ def test_as_in_scikit_image(size: tuple[int, int], noise: float, convert: object
     assert psnr(a, b) == pytest.approx(peak_signal_noise_ratio(a, b, data_range=1), abs=1e-9)
     assert ssim(a, b) == pytest.approx(their_ssim(a, b), abs=1e-5)
     assert ssim(a, b) == pytest.approx(ssim(b, a), abs=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 30, 47])
+@pytest.mark.parametrize("convert", [lambda z: z, luma], ids=["rgb", "y"])
+def test_blocks_of_rows_change_nothing(rows: int, convert: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = (convert(z) for z in two(48, 33))
+    whole = psnr(a, b), ssim(a, b)
+    monkeypatch.setattr(metrics, "BLOCK", 33 * rows + 5)
+    np.testing.assert_allclose((psnr(a, b), ssim(a, b)), whole, rtol=1e-6)
 
 
 def matlab_ssim(a: np.ndarray, b: np.ndarray) -> float:

@@ -12,6 +12,7 @@ from pictures import RGB, SRGB, said
 from PIL import ImageCms
 
 from refusion.imaging.arrays import from_array
+from refusion.imaging.av1 import sequence_colour
 from refusion.imaging.colour import ADOBE, Chromaticities, made_profile, srgb_curve
 from refusion.imaging.colour import SRGB as SRGB_PRIMARIES
 from refusion.imaging.formats import decode, encode
@@ -161,18 +162,42 @@ def test_hdr_is_refused(curve: int) -> None:
     assert "HDR" in said(decode, avif_with(PASTEL, 9, curve))
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("boxed", [True, False])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
 @pytest.mark.parametrize("full", [True, False])
-def test_the_range_of_avif(mode: str, full: bool) -> None:
+def test_the_range_of_avif(mode: str, full: bool, boxed: bool) -> None:
+    """Told by a box, or by the coded picture alone."""
     ramp = (
         np.linspace(0, 255, 256).round().astype(np.uint8).reshape(16, 16).repeat(4, axis=0).repeat(4, axis=1)
     )
     stream = io.BytesIO()
     options = {"range": "full" if full else "limited", "quality": 100}
     subsampling = "4:0:0" if mode == "L" else "4:4:4"
-    PIL.Image.fromarray(ramp).convert("RGB").save(stream, "AVIF", subsampling=subsampling, **options)
-    image = decode(stream.getvalue())
+    source = PIL.Image.fromarray(ramp).convert("RGBA" if mode == "RGBA" else "RGB")
+    source.save(stream, "AVIF", subsampling=subsampling, **options)
+    data = stream.getvalue()
+    assert b"colrnclx" in data
+    image = decode(data if boxed else data.replace(b"colrnclx", b"freenclx"))
     np.testing.assert_allclose(image.pixels, np.repeat(ramp[..., None], 3, axis=2) / 255, atol=0.012)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+@pytest.mark.parametrize("full", [True, False])
+def test_the_header_of_a_film_tells_the_same(mode: str, full: bool) -> None:
+    first, second = (PIL.Image.fromarray(PASTEL).convert("RGBA" if mode == "RGBA" else "RGB") for _ in "ab")
+    stream = io.BytesIO()
+    options = {"subsampling": "4:0:0" if mode == "L" else "4:2:0", "range": "full" if full else "limited"}
+    first.save(stream, "AVIF", save_all=True, append_images=[second.rotate(180)], **options)
+    assert sequence_colour(stream.getvalue()) == (1, 13, full)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12])
+def test_the_coded_picture_of_avif_tells_primaries_and_curve(bits: int) -> None:
+    picture = pyvips.Image.new_from_array(PASTEL, interpretation="srgb")
+    data = picture.write_to_buffer(".avif", bitdepth=bits)
+    assert sequence_colour(data) == (1, 13, True)
+    for cut in range(len(data)):
+        sequence_colour(data[:cut])  # a damaged file is refused elsewhere
 
 
 def test_profiles_made_for_files_are_read_back() -> None:

@@ -15,8 +15,9 @@ import pyvips
 import tifffile
 from pictures import RGB, RGB16, said, same
 
+from refusion.errors import ImageError
 from refusion.imaging.arrays import from_array
-from refusion.imaging.formats import decode, read
+from refusion.imaging.formats import Header, decode, is_picture, read, writable_suffix
 
 SMALL = RGB[:6, :10]
 
@@ -158,6 +159,12 @@ RAWS = {
 
 
 @pytest.mark.parametrize("kind", RAWS)
+def test_camera_raw_is_a_picture_whose_result_is_tiff(kind: str) -> None:
+    assert is_picture(RAWS[kind][:64])
+    assert writable_suffix(RAWS[kind][:64]) == ".tif"
+
+
+@pytest.mark.parametrize("kind", RAWS)
 def test_camera_raw_without_the_extra_is_one_line(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     true_import = builtins.__import__
 
@@ -208,6 +215,14 @@ def test_camera_raw_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     assert image.metadata.exif is not None
     assert b"Cam\0" in image.metadata.exif
     assert "more than 31" in said(decode, RAWS["DNG"], "a.dng", 31)
+    sensor.asked, sizes = {}, []
+
+    def refuse(header: Header) -> None:
+        sizes.append((header.width, header.height))
+        raise ImageError("too large")
+
+    assert said(decode, RAWS["DNG"], "a.dng", 32, refuse) == "too large"
+    assert (sizes, sensor.asked) == ([(8, 4)], {})
 
     def fail(_: object) -> None:
         raise LibRawError(b"Unsupported file format")
@@ -269,6 +284,20 @@ def test_a_message_that_is_not_text_is_one_line(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(pyvips.Image, "new_from_buffer", fail)
     assert "damaged" in said(decode, tiff_of((RGB, {})))
+
+
+def test_a_warning_that_is_not_text_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    assert same(decode(tiff_of((RGB, {}))), from_array(RGB))
+    domain, message = (pyvips.ffi.new("char[]", text) for text in (b"VIPS", b"tag caf\xe9\xff"))
+    pyvips._log_handler_cb(domain, 16, message, pyvips.ffi.NULL)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_monstrous_count_of_samples_is_one_line() -> None:
+    data = bytearray(tiff_of((RGB, {})))
+    at = data.index(struct.pack("<HH", 277, 3))
+    data[at : at + 12] = struct.pack("<HHII", 277, 4, 1, 4_000_000_000)
+    assert "a.tif" in said(decode, bytes(data), "a.tif")
 
 
 @pytest.mark.parametrize("layout", [{}, {"rowsperstrip": 5}, {"tile": (16, 16)}, {"compression": "zlib"}])

@@ -7,7 +7,8 @@ import pytest
 
 from refusion.errors import ImageError
 from refusion.imaging.formats import read
-from refusion.jobs.find import find
+from refusion.jobs import find as find_module
+from refusion.jobs.find import find, kinds_of, search
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -65,3 +66,24 @@ def test_special_files_are_named_and_never_opened(tmp_path: Path) -> None:
             find([path])
         with pytest.raises(ImageError, match="is a pipe, device or socket"):
             read(path)
+
+
+def test_camera_raw_is_found_where_it_can_be_developed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "d/a.jpg", "d/b.NEF", "d/c.dng", "d/.h.cr2", "d/e.heic", "e/a.ARW")
+    raws = [Path("d/b.NEF"), Path("d/c.dng")]
+    monkeypatch.setattr(find_module, "can_develop", lambda: True)
+    assert search("d") == ([Path("d/a.jpg"), *raws], [Path("d/e.heic")])
+    assert find(["d/[bc].*"]) == raws
+    assert kinds_of(search("d").others) == ".heic"
+    monkeypatch.setattr(find_module, "can_develop", lambda: False)
+    found = search("d")
+    assert found.pictures == [Path("d/a.jpg")]
+    assert {*found.others} == {*raws, Path("d/e.heic")}
+    assert "refusion[raw]" in kinds_of(found.others)
+    assert "refusion[raw]" not in kinds_of([Path("d/e.heic")])
+    assert find(["d/c.dng"]) == [Path("d/c.dng")]
+    with pytest.raises(ImageError, match=r"refusion\[raw\]"):
+        search("e")

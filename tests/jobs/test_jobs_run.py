@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import PIL.Image
@@ -545,14 +545,14 @@ def test_one_obstacle_is_one_message_and_nothing_is_restored_for_it(
 def test_a_full_disk_ends_all_jobs_with_one_message(
     restorer: Restorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs, written = photos(4), Path.write_bytes
+    jobs, opened = photos(4), Path.open
 
-    def write_bytes(path: Path, data: bytes) -> int:
-        if len(files()) > 1:  # the first result, and what is being written
+    def open_file(path: Path, mode: str = "r", **rest: Any) -> IO[Any]:
+        if mode == "wb" and len(files()) > 1:  # the first result, and what is being written
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return written(path, data)
+        return opened(path, mode, **rest)
 
-    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    monkeypatch.setattr(Path, "open", open_file)
     outcomes = list(run(jobs, restorer))
     assert statuses(outcomes) == ["restored"] + ["failed"] * 3
     (line,) = {outcome.error for outcome in outcomes[1:]}

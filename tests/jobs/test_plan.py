@@ -127,7 +127,7 @@ def test_a_missing_picture_is_a_problem_and_the_others_are_jobs() -> None:
 
 # ---- what is passed over
 
-OTHERS = [".heic", ".HEIC", ".dng", ".txt", ".xmp", "", ".png~", ".mov"]
+OTHERS = [".heic", ".HEIC", ".txt", ".xmp", "", ".png~", ".mov"]
 
 
 @pytest.mark.parametrize("seed", range(20))

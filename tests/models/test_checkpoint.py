@@ -17,7 +17,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import command
 import refusion
 from command import Run
 from refusion.data.degradation import Haze
@@ -29,8 +28,6 @@ from refusion.models.spec import Card, ModelSpec
 from refusion.restoring.restorer import Restorer
 from refusion.training.recipe import Recipe, degradation_of, from_provenance, parse
 from tiny import SMALLEST
-
-here, run = command.here, command.run
 
 TINY: dict[str, Any] = {
     **SMALLEST,

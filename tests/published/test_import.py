@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import refusion
-from command import Run, here, run
+from command import Run
 from refusion import published
 from refusion.diffusion.sde import MeanRevertingSDE
 from refusion.errors import CheckpointError
@@ -23,8 +23,6 @@ from refusion.published.import_ import imported
 from refusion.restoring.walk import noise_source
 from refusion.training.recipe import parse
 from tiny import SMALLEST
-
-__all__ = ["here", "run"]  # fixtures
 
 State = dict[str, Tensor]
 NAF: dict[str, Any] = {"width": 4, "enc_blk_nums": [1], "middle_blk_num": 1, "dec_blk_nums": [1]}

@@ -16,6 +16,7 @@ from refusion.diffusion.sde import MeanRevertingSDE
 from refusion.errors import ImageError, Report
 from refusion.imaging.arrays import from_array
 from refusion.imaging.image import Image
+from refusion.imaging.resize import Enlarge
 from refusion.nn.network import Network
 from refusion.nn.pooling import Pool, whole_mean
 from refusion.restoring.codec import Codec, Pixels, Pyramid
@@ -23,7 +24,7 @@ from refusion.restoring.latent_unet import LatentUNet
 from refusion.restoring.request import Sampling
 from refusion.restoring.restorer import Restorer
 from refusion.restoring.tiling import DEFAULT_MIN_TILE, ignore
-from restorers import TILED, ask, said, small_restorer
+from restorers import TILED, ask, photo, said, small_restorer
 
 DARK = 0.05
 
@@ -363,6 +364,25 @@ def test_alpha_depth_grey_and_profile_pass_through(make: Callable[..., Restorer]
     np.testing.assert_array_equal(restored.alpha, alpha)
     grey = make()(from_array(np.full((6, 5), 77, np.uint8)))
     assert (grey.grey, grey.depth, grey.alpha, grey.icc) == (True, 8, None, None)
+
+
+@pytest.mark.parametrize("enlarge", [Enlarge(), Enlarge(2)], ids=["same", "enlarged"])
+@pytest.mark.parametrize("codec", [Pixels(1), Pixels(2), Pyramid(16, 2)], ids=repr)
+def test_a_picture_without_colour_comes_back_without(
+    sde: MeanRevertingSDE, codec: Codec, enlarge: Enlarge
+) -> None:
+    restorer = small_restorer(sde, codec, enlarge=enlarge)
+    achromatic = np.repeat(photo(channels=1), 3, axis=2)
+    options: list[dict[str, Any]] = [{}, {"samples": 2}, {"trajectory": True, "steps": 3}]
+    if enlarge.factor == 1:
+        options.append({"mask": np.eye(13, 22, dtype=np.float32)})
+    for chosen in options:
+        result = ask(restorer, achromatic, **chosen)
+        for image in (*result.images, *result.trajectory):
+            assert not image.grey
+            assert np.ptp(image.pixels, axis=2).max() == 0
+    coloured = ask(restorer, photo()).image.pixels
+    assert np.ptp(coloured, axis=2).max() > 0.05
 
 
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "float", "grey", "tensor", "pil", "image"])

@@ -1,4 +1,4 @@
-"""The files of a tiny study, and the pairs that it trains on."""
+"""The files of the study of two tiny arms, and the pairs that it trains on."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from tiny_study import RECIPE, STUDY, Planned
+from arms import RECIPE, STUDY, Planned
 
 from refusion.imaging.arrays import from_array
 from refusion.imaging.formats import write

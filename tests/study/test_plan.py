@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_study import Planned
+from arms import Planned
 
 from refusion.errors import RecipeError
 from refusion.study.plan import read_study

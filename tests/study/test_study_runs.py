@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_study import RECIPE, Planned
+from arms import RECIPE, Planned
 from torch import Tensor
 
 import refusion
@@ -198,7 +198,7 @@ def test_a_stopped_run_goes_on_to_the_same_scores(
 
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced(plan: Callable[..., Planned], pairs: Path, tmp_path: Path) -> None:
-    """Killed outright in its first run, which the next worker takes over at once and ends the same."""
+    """Killed outright in its first run, which the next worker takes over, and ends to the same scores."""
     study, runs = plan(
         common={"training.steps": 60, "training.validate_every": 60, "training.save_every": 1}, seeds=1
     )

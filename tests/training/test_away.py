@@ -1,6 +1,5 @@
 """Training away from the happy path: exploding weights, previews that cannot be, full disks."""
 
-import contextlib
 import os
 import random
 import shutil
@@ -8,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 import torch
 from test_stages import LATENT, killed_at, recipe, weights
 
+from moments import MOMENTS, Command, told, wait_for_handlers
 from refusion.data.pairs import Pair
 from refusion.errors import RefusionError
 from refusion.imaging.arrays import from_array
@@ -172,25 +173,25 @@ def test_a_signal_anywhere_saves_and_is_told(
     assert_equal(weights(tmp_path), whole)
 
 
-def swallowed() -> None:
+def once(passed: list[int]) -> None:
     with stop_requests() as stop:
-        with contextlib.suppress(SystemExit):
-            os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        passed.append(stop.number)
 
 
-def test_a_signal_that_was_swallowed_is_raised_later() -> None:
-    """As one that came in a callback from C."""
+def test_a_signal_raises_nothing_where_nobody_asks() -> None:
+    """It could come in a callback from C, which would swallow it; it is raised at the end."""
+    passed: list[int] = []
     with pytest.raises(SystemExit):
-        swallowed()
+        once(passed)
+    assert passed == [signal.SIGTERM]
 
 
 def twice() -> None:
-    with stop_requests() as stop, stop.deferred():
+    with stop_requests():
         os.kill(os.getpid(), signal.SIGINT)
-        assert stop.requested
         os.kill(os.getpid(), signal.SIGINT)
-        pytest.fail("the second was deferred")
+        pytest.fail("the second was kept, too")
 
 
 def test_a_second_signal_does_not_wait() -> None:
@@ -198,51 +199,113 @@ def test_a_second_signal_does_not_wait() -> None:
         twice()
 
 
-@pytest.mark.skipif("MOMENTS" not in os.environ, reason="minutes long: MOMENTS=10 asks for it")
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals like these")
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_ended_at_random_moments_nothing_is_lost(pairs: Path, tmp_path: Path, sent: signal.Signals) -> None:
-    """Both stages, to a group of processes as a terminal does, at moments from the start-up to the end; the
-    status is that of the signal or, at the end, 0; in the end the weights are those of a run of one piece.
-
-    The variable MOMENTS of the environment says how many.
-    """
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_ended_at_any_moment_training_loses_nothing_and_tells(
+    pairs: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """In both stages. Each run goes on where the one before ended; those that come to their end have the
+    weights of a run of one piece."""
     file = tmp_path / "tiny.yaml"
-    file.write_text(recipe(pairs, LATENT, training__steps=60, training__workers=1).to_yaml())
-    command = [sys.executable, "-m", "refusion", "train", str(file), "-o"]
-    quiet = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-
-    def start(out: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [*command, str(tmp_path / out)],
-            start_new_session=True,
-            env=quiet,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
+    file.write_text(recipe(pairs, LATENT, training__steps=24).to_yaml())
+    command = Command(tmp_path / "stderr.txt", "refusion.training.run")
+    command.start("train", file, "-o", tmp_path / "warm")
+    assert command.result()[0] == 0
     began = time.monotonic()
-    assert start("whole").wait(300) == 0
-    lasts = time.monotonic() - began
-    rng, steps = random.Random(int(sent)), 0
-    for _ in range(int(os.environ.get("MOMENTS", "1"))):
-        run = start("cut")
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            run.wait(rng.uniform(0, lasts))
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(run.pid, sent)
-        run.wait(300)
-        expected = {-sent, 128 + sent, 0} if sent == signal.SIGTERM else {130, 0, -sent}
-        assert run.returncode in expected
-        last = tmp_path / "cut" / "last.ckpt"
+    command.start("train", file, "-o", tmp_path / "whole")
+    assert command.result()[0] == 0
+    lasts, rng = time.monotonic() - began, random.Random(int(number))
+    cut, steps, statuses = tmp_path / "cut", 0, Counter[int]()
+    while statuses.total() - statuses[0] < MOMENTS:
+        run = command.start("train", file, "-o", cut)
+        wait_for_handlers(run)
+        if not command.ends_within(rng.uniform(0, lasts)):
+            os.killpg(run, number)
+        status, error = command.result()
+        statuses[status] += 1
+        if status == 0:
+            assert_same_run(cut, tmp_path / "whole", ".", "codec")
+            shutil.rmtree(cut)
+            steps = 0
+            continue
+        expected, last_line = told(number)
+        assert status == expected, error
+        assert error.endswith(last_line)
+        assert "Traceback" not in error
+        assert number == signal.SIGKILL or not list(cut.rglob(".*.part"))
+        last = cut / "last.ckpt"
         reached = checkpoints.read(last)["global_step"] if last.exists() else 0
         assert reached >= steps
         steps = reached
-    assert start("cut").wait(300) == 0
-    assert_equal(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
-    assert_equal(weights(tmp_path / "cut" / "codec"), weights(tmp_path / "whole" / "codec"))
-    assert not list((tmp_path / "cut").rglob(".*.part"))
+    print(f"{number.name}: {dict(statuses)}")
+    command.start("train", file, "-o", cut)
+    assert command.result()[0] == 0
+    assert_same_run(cut, tmp_path / "whole", ".", "codec")
+    command.close()
+
+
+def assert_same_run(run: Path, whole: Path, *stages: str) -> None:
+    """The stages end with the same bits, and nothing is left behind."""
+    for stage in stages:
+        assert_equal(weights(run / stage), weights(whole / stage))
+    assert not list(run.rglob(".*.part"))
+
+
+PLAIN, TORCHRUN = ("-m", "refusion"), ("-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "refusion")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals like these")
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_all_processes_stop_at_one_step(pairs: Path, tmp_path: Path, processes: int) -> None:
+    """With a checkpoint, whoever hears the signal, be it those that read pictures; the rest is as ever.
+
+    torchrun has a status of its own.
+    """
+    file = tmp_path / "tiny.yaml"
+    once = dict.fromkeys(("training__steps", "training__validate_every", "training__save_every"), 200)
+    file.write_text(recipe(pairs, **once, training__workers=1).to_yaml())
+
+    def start(launch: tuple[str, ...], out: str) -> "subprocess.Popen[str]":
+        words = ["train", str(file), "-o", str(tmp_path / out), "--devices", str(processes)]
+        return subprocess.Popen(
+            [sys.executable, *launch, *words],
+            start_new_session=True,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def stop(launch: tuple[str, ...], kill: Any, number: signal.Signals, since: int) -> tuple[int, int, str]:
+        """Send a signal when steps were done; return status, step and errors."""
+        run, log = start(launch, "cut"), tmp_path / "cut" / "log" / f"from-step-{since}" / "metrics.csv"
+        while not log.exists():
+            assert run.poll() is None
+            time.sleep(0.01)
+        kill(run.pid, number)
+        _, error = run.communicate(timeout=300)
+        return run.returncode, checkpoints.read(tmp_path / "cut" / "last.ckpt")["global_step"], error
+
+    status, first, error = stop(PLAIN, os.killpg, signal.SIGINT, 0)
+    assert status == 130, error
+    assert 10 <= first < 200
+    assert "Traceback" not in error
+    if processes == 2:
+        status, second, error = stop(PLAIN, os.kill, signal.SIGTERM, first)
+        assert status == 143, error
+        assert first < second < 200
+        assert "Traceback" not in error
+        _, third, error = stop(TORCHRUN, os.kill, signal.SIGTERM, second)
+        assert second < third < 200, error
+    for out in ("cut", "whole"):
+        run = start(PLAIN, out)
+        _, error = run.communicate(timeout=600)
+        assert run.returncode == 0, error
+    assert_same_run(tmp_path / "cut", tmp_path / "whole", ".")
 
 
 @pytest.mark.slow

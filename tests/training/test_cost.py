@@ -56,7 +56,8 @@ def test_work_is_of_one_sample_and_memory_of_a_batch() -> None:
     assert one.macs == four.macs
     kept = [c.memory - 20 * c.parameters for c in (one, four)]
     assert 3.5 < kept[1] / kept[0] <= 4
-    assert cost(recipe(training__batch=4, training__precision="bf16")).memory < four.memory
+    half, whole = (cost(recipe(training__precision=precision)).memory for precision in ("bf16", "32"))
+    assert half < whole
 
 
 def test_a_pyramid_costs_the_same_for_every_size() -> None:
@@ -117,8 +118,9 @@ def test_the_work_of_a_codec_is_counted_as_by_hand() -> None:
 def stages(first: int, second: int, width: int = 8, **more: object) -> Cost:
     """With patches of these sides in the two stages."""
     patches = {"codec_training__patch": [first, first], "data__patch": [second, second]}
-    one = {"codec_training__batch": 1, "training__batch": 1}
-    return cost(recipe(model__codec={**LATENT, "width": width, "skips": 0}, **patches, **one, **more))
+    loops = ("codec_training", "training")
+    same = {f"{loop}__{key}": value for loop in loops for key, value in (("batch", 1), ("precision", "32"))}
+    return cost(recipe(model__codec={**LATENT, "width": width, "skips": 0}, **{**patches, **same, **more}))
 
 
 def test_memory_is_that_of_the_larger_stage() -> None:

@@ -44,6 +44,18 @@ def said(*overrides: tuple[str, object], values: dict[str, Any] = TINY) -> str:
 # ---- laws
 
 
+@pytest.mark.parametrize("written", ["32", '"32"', "bf16", "auto"])
+def test_precision_is_read_as_it_is_written(written: str, tmp_path: Path) -> None:
+    """32 is a number in YAML."""
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(TINY))
+    assert load_yaml(file, [f"training.precision={written}"]).training.precision == written.strip('"')
+
+
+def test_another_precision_is_refused() -> None:
+    assert "training.precision" in said(("training.precision", 16))
+
+
 def test_yaml_gives_the_same_recipe_again(tmp_path: Path) -> None:
     described = parse(
         TINY,

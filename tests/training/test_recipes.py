@@ -11,7 +11,6 @@ import skimage.data
 import torch
 import yaml
 
-import command
 import refusion
 from command import Run
 from refusion.errors import RecipeError
@@ -20,8 +19,6 @@ from refusion.imaging.formats import read, write
 from refusion.imaging.image import Image
 from refusion.models.checkpoint import bundled_models, read_header
 from refusion.training.recipe import RECIPES, Recipe, from_provenance, load_yaml, parse, resolve
-
-here, run = command.here, command.run
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(RECIPES.glob("*.yaml"))

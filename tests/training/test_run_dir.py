@@ -145,6 +145,20 @@ def test_of_a_constant_rate_a_run_that_grew_is_one_that_was_begun_so(pairs: Path
     assert_equal(weights(tmp_path / "grown"), weights(tmp_path / "whole"))
 
 
+def test_a_run_goes_on_in_another_precision_and_says_so(
+    pairs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As on a machine with other instructions; a checkpoint of an earlier version does not tell it."""
+    for steps, precision in ((1, "32"), (2, "32"), (3, "bf16")):
+        train(recipe(pairs, training__steps=steps, training__precision=precision), tmp_path)
+        assert ("precision 32 -> bf16" in capfd.readouterr().out) == (precision == "bf16")
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved.pop("precision") == "bf16"
+    torch.save(saved, tmp_path / "last.ckpt")
+    train(recipe(pairs, training__steps=4, training__precision="32"), tmp_path)
+    assert "->" not in capfd.readouterr().out.replace("training.steps 3 -> 4", "")
+
+
 def test_batches_of_an_earlier_version_are_not_divided_anew(pairs: Path, run: Path) -> None:
     """Its checkpoints do not tell how many samples a step had."""
     saved = torch.load(run / "last.ckpt", weights_only=True)

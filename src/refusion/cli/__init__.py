@@ -12,7 +12,7 @@ from cyclopts import App, CycloptsError
 
 import refusion
 from refusion.cli import measuring, models, restoring, studying, training
-from refusion.cli.console import complain
+from refusion.cli.console import complain, warnings_as_lines
 from refusion.cli.pipes import spelt_out
 from refusion.errors import RefusionError, first_line
 
@@ -71,7 +71,8 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        status = app(result_action="return_value", exit_on_error=False, print_error=False)
+        with warnings_as_lines():
+            status = app(result_action="return_value", exit_on_error=False, print_error=False)
     except CycloptsError as error:
         complain(" ".join(str(error).split()))
         status = 2
@@ -88,6 +89,9 @@ def _run() -> int:
     except KeyboardInterrupt:
         complain("stopped")
         status = 130
+    except SystemExit as stopped:  # of training, by SIGTERM
+        complain("stopped")
+        status = stopped.code
     return status if isinstance(status, int) else 0
 
 

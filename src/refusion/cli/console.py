@@ -1,6 +1,8 @@
-"""Messages and progress bars on the terminal; what strangers wrote is escaped here, and nowhere else."""
+"""Messages and progress bars on the terminal; what strangers wrote is escaped and cut here."""
 
+import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -9,6 +11,9 @@ from refusion.errors import printable
 
 T = TypeVar("T")
 
+LONG, SHOWN = 256, 100
+"""Characters of the longest word that messages show whole, and of the parts that they show of longer ones."""
+
 
 def say(text: object) -> None:
     """Print a line to stdout."""
@@ -16,10 +21,29 @@ def say(text: object) -> None:
 
 
 def complain(text: object) -> None:
-    """Print a line to stderr, without breaking a progress bar."""
+    """Print a line to stderr, without breaking a progress bar; of a word without end, its two ends."""
     from tqdm import tqdm
 
-    tqdm.write(f"refusion: {printable(text)}", file=sys.stderr)
+    tqdm.write(_line(text), file=sys.stderr)
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Within the block, show Python's warnings as `complain` shows messages, without a place in the code."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *place, **line: f"{_line(message)}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+def _line(text: object) -> str:
+    return "refusion: " + re.sub(rf"\S{{{LONG + 1},}}", _ends, printable(text))
+
+
+def _ends(word: re.Match[str]) -> str:
+    return f"{word[0][:SHOWN]}...{word[0][-SHOWN:]}"
 
 
 def bar(items: Iterable[T], unit: str, total: int | None = None, name: str | None = None) -> Iterable[T]:

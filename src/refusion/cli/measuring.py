@@ -11,7 +11,7 @@ from refusion.cli.flags import Device, SamplingFlags
 from refusion.cli.training import degradation_name
 
 if TYPE_CHECKING:
-    from refusion.errors import Notice
+    from refusion.errors import Notice, RefusionError
     from refusion.evaluation.evaluate import Row
     from refusion.restoring.request import Options
 
@@ -36,7 +36,7 @@ def evaluate(
     csv: Path | None = None,
     save: Path | None = None,
     device: Device = None,
-) -> None:
+) -> int:
     """Evaluate a model on a folder of pairs: PSNR and SSIM in RGB and Y, of the input and the output.
 
     Args:
@@ -63,7 +63,13 @@ def evaluate(
     rows = []
     if save:
         save.mkdir(parents=True, exist_ok=True)
-    measured = measuring.evaluate(restorer, pairs, margin, perceptual, **options)
+    failures: list[RefusionError] = []
+
+    def failed(error: "RefusionError") -> None:
+        complain(error)
+        failures.append(error)
+
+    measured = measuring.evaluate(restorer, pairs, margin, perceptual, failed, **options)
     told: Sequence[Notice] = ()
     for row, restored in bar(measured, "picture", len(pairs)):
         rows.append(row)
@@ -73,6 +79,8 @@ def evaluate(
         told = row.notices
         if save:
             write(restored, save / f"{row.name}.png")
+    if not rows:
+        return 1
     if csv:
         measuring.write_csv(rows, csv)
     if name := degradation_name(pairs):
@@ -80,6 +88,9 @@ def evaluate(
     if protocol:
         say(f"protocol {protocol}: {measuring.PROTOCOLS[protocol]}")
     _print_scores(rows)
+    if failures:
+        say(f"{len(failures)} of {len(pairs)} failed, and do not count")
+    return 1 if failures else 0
 
 
 def _measured_as(

@@ -45,7 +45,7 @@ def restore(
             with --mask or --hole-colour.
         overwrite: Restore pictures again whose results exist, instead of skipping them.
     """
-    from refusion.files import kinds
+    from refusion.jobs.find import kinds_of
     from refusion.jobs.plan import plan
     from refusion.models.checkpoint import read_header, resolve
 
@@ -76,7 +76,7 @@ def restore(
     if failed:
         notes.append(f"{failed} failed")
     if planned.passed_over:
-        notes.append(f"{len(planned.passed_over)} passed over: {kinds(planned.passed_over)}")
+        notes.append(f"{len(planned.passed_over)} passed over: {kinds_of(planned.passed_over)}")
     (complain if files.piped else say)("; ".join(notes))
     return 1 if failed else 0
 

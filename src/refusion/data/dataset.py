@@ -16,11 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from refusion.data.cache import PictureCache
 from refusion.data.degradation import Degradation
 from refusion.data.pairs import Pair
 from refusion.data.stereo import parallax
 from refusion.errors import DataError
-from refusion.imaging.formats import read
 from refusion.imaging.image import Image
 from refusion.imaging.resize import Enlarge, antialiased
 
@@ -98,6 +98,7 @@ class TrainingSamples(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
             are both rendered from one such picture, see `refusion.data.stereo.parallax`.
         degradation: makes the synthetic samples of `augment`, and all samples of pairs without lq.
         enlarge: the enlargement of lq.
+        cache_bytes: of decoded pictures that may be kept, see `PictureCache`.
 
     Raises:
         DataError: a degradation is needed and missing, or the patch is no multiple of the enlargement.
@@ -112,6 +113,7 @@ class TrainingSamples(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
         scenes: Sequence[Path] = (),
         degradation: Degradation | None = None,
         enlarge: Enlarge = Enlarge(),
+        cache_bytes: int = 0,
     ) -> None:
         if augment.synthetic and degradation is None:
             raise DataError(f"augment.synthetic is {augment.synthetic}: name a data.degradation")
@@ -121,6 +123,7 @@ class TrainingSamples(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
             raise DataError(f"patch is {patch}: give multiples of enlarge.factor, {enlarge.factor}")
         self.pairs, self.patch, self.augment, self.seed, self.scenes = pairs, patch, augment, seed, scenes
         self.degradation, self.enlarge = degradation, enlarge
+        self.cache = PictureCache(cache_bytes)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor, Tensor, int]:
         epoch, position = divmod(i, len(self.pairs))
@@ -169,17 +172,17 @@ class TrainingSamples(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
 
     def _read(self, pair: Pair, rng: np.random.Generator) -> Drawn:
         """Read a random window of a pair's pictures."""
-        views = pair.read()
+        views = pair.read(reader=self.cache.read)
         lq, gt = self._random_crop([self.enlarge(_stacked(views.lq)), _stacked(views.gt)], rng)
         return Drawn(lq, gt, views.condition)
 
     def _clean(self, pair: Pair, rng: np.random.Generator) -> Tensor:
         """Read a random window of the clean pictures of a pair."""
-        return self._random_crop([_stacked(pair.clean())], rng)[0]
+        return self._random_crop([_stacked(pair.clean(reader=self.cache.read))], rng)[0]
 
     def _scene(self, views: int, rng: np.random.Generator) -> Tensor:
         """Read a random window of one of `scenes`, or of two views rendered from it."""
-        clean = read(self.scenes[int(rng.integers(len(self.scenes)))]).tensor()
+        clean = self.cache.read(self.scenes[int(rng.integers(len(self.scenes)))]).tensor()
         scene = torch.stack(parallax(clean, rng)) if views > 1 else clean[None]
         return self._random_crop([scene], rng)[0]
 
@@ -190,20 +193,19 @@ class TrainingSamples(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
         flipped vertically instead of turned.
         """
         augment = self.augment
-        both = torch.stack(list(pictures))
         quarters = int(rng.integers(4))
         turns = quarters if augment.turn else 0
         flip = rng.random()
         zoom = rng.uniform(augment.zoom, 1)
-        stereo = both.shape[1] > 1
+        stereo = len(pictures[0]) > 1
         patch = self.patch[::-1] if turns % 2 and not stereo else self.patch
-        height, width = both.shape[-2:]
+        height, width = pictures[0].shape[-2:]
         fit = min(height / patch[0], width / patch[1])
         scale = fit * zoom if augment.zoom < 1 else min(1.0, fit)
         window = [max(1, round(side * scale)) for side in patch]
         top = int(rng.integers(height - window[0] + 1))
         left = int(rng.integers(width - window[1] + 1))
-        both = both[..., top : top + window[0], left : left + window[1]]
+        both = torch.stack([z[..., top : top + window[0], left : left + window[1]] for z in pictures])
         if not stereo:
             both = both.rot90(turns, (-2, -1))
         elif turns % 2:

@@ -14,7 +14,7 @@ from refusion.errors import DataError, ImageError
 from refusion.files import comparable
 from refusion.imaging.analysis import vertical_offset
 from refusion.imaging.arrays import from_array
-from refusion.imaging.formats import MAX_PIXELS, READABLE, read
+from refusion.imaging.formats import MAX_PIXELS, READABLE, Admit, read
 from refusion.imaging.image import Image, format_sizes
 from refusion.imaging.lens import read_metadata
 from refusion.imaging.resize import antialiased
@@ -22,6 +22,9 @@ from refusion.imaging.resize import antialiased
 SIDES = ("left", "right")
 """Names of the folders of two views."""
 METADATA = "meta.txt"
+Reader = Callable[[Path, int, Admit | None], Image]
+"""Reads a file of at most so many pixels."""
+from_file: Reader = read
 Check = Callable[[int, int | None], None]
 """Checks a number of views and of conditions, None if conditions come from a degradation."""
 
@@ -65,19 +68,23 @@ class Pair:
         sides = ("-left", "-right") if len(self.gt) > 1 else ("",)
         return tuple(self.name + side for side in sides)
 
-    def read(self, max_pixels: int = MAX_PIXELS) -> Scene:
+    def read(
+        self, max_pixels: int = MAX_PIXELS, admit: Admit | None = None, reader: Reader = from_file
+    ) -> Scene:
         """Read all pictures; those that a degradation makes are rounded to 8 bit, as in a file.
 
         Args:
             max_pixels: larger pictures are refused before they are decoded.
+            admit: called before the first clean picture is decoded, to refuse what does not fit into memory.
+            reader: reads a file.
 
         Raises:
             DataError: the sizes or numbers of pictures do not match, or a degradation is missing or fails.
             ImageError: a picture cannot be read.
         """
-        gt, condition = self.clean(max_pixels), self.condition
+        gt, condition = self.clean(max_pixels, admit, reader), self.condition
         if self.lq:
-            lq = tuple(read(path, max_pixels) for path in self.lq)
+            lq = tuple(reader(path, max_pixels, None) for path in self.lq)
         else:
             lq, gt, condition = self._made(gt)
         if len(lq) != len(gt):
@@ -89,17 +96,21 @@ class Pair:
                 raise DataError(f"{self.name}: {sizes}; crop one of them")
         return Scene(lq, gt, condition)
 
-    def clean(self, max_pixels: int = MAX_PIXELS) -> tuple[Image, ...]:
+    def clean(
+        self, max_pixels: int = MAX_PIXELS, admit: Admit | None = None, reader: Reader = from_file
+    ) -> tuple[Image, ...]:
         """Read the clean pictures.
 
         Args:
             max_pixels: larger pictures are refused before they are decoded.
+            admit: see `read`.
+            reader: reads a file.
 
         Raises:
             DataError: the views have different sizes.
             ImageError: a picture cannot be read.
         """
-        gt = tuple(read(path, max_pixels) for path in self.gt)
+        gt = tuple(reader(path, max_pixels, None if i else admit) for i, path in enumerate(self.gt))
         if len({picture.size for picture in gt}) > 1:
             sizes = f"left and right have sizes {format_sizes(*gt)}"
             raise DataError(f"{self.name}: {sizes}; crop one of them to the other")

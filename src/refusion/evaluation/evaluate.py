@@ -1,8 +1,8 @@
 """Evaluation of a model on pairs, for `refusion evaluate` and for validation in training."""
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TypeVar, Unpack
 
@@ -10,16 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from refusion.data.pairs import Pair
-from refusion.errors import Notice, hint
+from refusion.data.pairs import Pair, Scene
+from refusion.errors import DataError, ImageError, Notice, RefusionError, hint
 from refusion.evaluation.metrics import luma, psnr, ssim
 from refusion.evaluation.perceptual import Perceptual, frechet
-from refusion.imaging.formats import MAX_PIXELS
+from refusion.imaging.formats import MAX_PIXELS, Header
 from refusion.imaging.image import Image
+from refusion.restoring.admission import SLACK, Demand
 from refusion.restoring.codec import Codec, codec_with_tiling
-from refusion.restoring.memory import free_memory
+from refusion.restoring.memory import COPY, free_memory
 from refusion.restoring.request import Options
 from refusion.restoring.restorer import Restorer
+
+SCORING_COPIES = 7
+"""Copies of a picture in float32 that scoring takes at its peak, as measured."""
+MAKING_COPIES = 14
+"""Copies that a degradation takes at its peak, as measured: `Bokeh` the most."""
 
 
 @dataclass(frozen=True)
@@ -151,26 +157,58 @@ def evaluate(
     pairs: Iterable[Pair],
     border: int = 0,
     perceptual: Perceptual = Perceptual(),
+    failed: Callable[[RefusionError], object] | None = None,
     **options: Unpack[Options],
 ) -> Iterator[tuple[Row, Image]]:
     """Restore and score the degraded picture of every pair, or each of its two views.
+
+    A pair is read only if it and its restoration fit into memory; perceptual metrics are not counted.
 
     Args:
         restore: the model.
         pairs: to evaluate.
         border: see `score`.
         perceptual: metrics on the restorer's device; they see whole pictures, without cropping a border.
+        failed: called with the reason why a pair cannot be read or restored; the others are evaluated.
         options: of every restoration.
+
+    Raises:
+        RefusionError: a pair cannot be read or restored, and there is no `failed`.
     """
     for pair in pairs:
-        views = pair.read(options.get("max_pixels", MAX_PIXELS))
-        settings: Options = {"condition": views.condition, **options} if views.condition else options
-        result = restore.run(restore.request(*views.lq, **settings))
+        try:
+            views = _read(pair, restore, options)
+            settings: Options = {"condition": views.condition, **options} if views.condition else options
+            result = restore.run(restore.request(*views.lq, **settings))
+        except (ImageError, DataError) as error:
+            if failed is None:
+                raise
+            failed(error)
+            continue
         for name, lq, gt, restored in zip(pair.names, views.lq, views.gt, result.images, strict=True):
             entered = restore.upscale_input(lq)
             scores = score(entered, gt, border), score(restored, gt, border)
             perceived = _perceived(perceptual, restore.device, entered, restored, gt)
             yield Row(name, *scores, *perceived, result.notices), restored
+
+
+def _read(pair: Pair, restore: Restorer, options: Options) -> Scene:
+    """Read the pictures of a pair if they, their restoration and their scoring fit into memory."""
+
+    def admit(header: Header) -> None:
+        factor, views = restore.enlarge.factor, len(pair.gt)
+        copy = COPY * header.width * header.height
+        held = views * (copy + copy // factor**2)
+        subject = f"{pair.gt[0]} of {header.width} x {header.height} pixels"
+        needed = restore.demand((header.width // factor, header.height // factor), **options)
+        restoring = replace(needed, host=held + needed.host)
+        making = 0 if pair.lq else MAKING_COPIES * copy
+        scoring = (views + SCORING_COPIES) * copy
+        besides = Demand(held + max(header.decoding_bytes, making, scoring) + SLACK, 0)
+        for part in (restoring, besides):
+            part.admit(subject, restore.device)
+
+    return pair.read(options.get("max_pixels", MAX_PIXELS), admit)
 
 
 @torch.inference_mode()

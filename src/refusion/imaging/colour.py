@@ -1,7 +1,8 @@
 """Colour that a file tells otherwise than by an ICC profile, as an ICC profile; conversion of grey profiles.
 
-PNG: the chunks cICP, and gAMA and cHRM; AVIF: nclx; EXIF: the tags of Adobe RGB. The numbers of the picture
-stay as they are: the profile that is made says what they mean, and every format can hold it.
+PNG: the chunks cICP, and gAMA and cHRM; AVIF: nclx, else the coded picture; EXIF: the tags of Adobe RGB. The
+numbers of the picture stay as they are: the profile that is made says what they mean, and every format can
+hold it.
 """
 
 import struct
@@ -13,6 +14,7 @@ from jaxtyping import Float, Shaped
 
 from refusion.errors import ImageError
 from refusion.imaging import containers, tiff
+from refusion.imaging.av1 import sequence_colour
 from refusion.imaging.tiff import Directory
 
 Chromaticities = tuple[float, float, float, float, float, float, float, float]
@@ -61,18 +63,21 @@ def told_profile(
     if data.startswith(b"\x89PNG"):
         return _png_profile(data, grey, icc, name)
     if data[4:8] == b"ftyp":
-        nclx = avif_nclx(data)
+        nclx = avif_colour(data)
         return icc if icc or nclx is None else _code_profile(nclx[0], nclx[1], grey, name)
     return _exif_profile(exif, grey) if icc is None and exif is not None else icc
 
 
-def avif_nclx(data: bytes) -> tuple[int, int, bool] | None:
-    """Return the numbers of primaries and curve of an AVIF file, and whether its range is full."""
+def avif_colour(data: bytes) -> tuple[int, int, bool] | None:
+    """Return the numbers of primaries and curve of an AVIF file, and whether its range is full.
+
+    They stand in a box nclx, else in the coded picture; None if they are in neither.
+    """
     for kind, content in containers.avif_properties(data):
         if kind == b"colr" and content[:4] == b"nclx" and len(content) >= 11:
             primaries, curve = struct.unpack_from(">HH", content, 4)
             return primaries, curve, bool(content[10] & 0x80)
-    return None
+    return sequence_colour(data)
 
 
 def is_monochrome(data: bytes) -> bool:

@@ -2,33 +2,58 @@
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 MAX_APP1 = 65527
 """Most bytes of EXIF that JPEG can hold."""
+Parts = list[bytes | memoryview]
+"""The bytes of a file in pieces; the large ones are views of what an encoder returned, not copies."""
+Text = tuple[bytes, bytes]
+"""Type and content of a chunk of text in PNG: tEXt, zTXt or iTXt."""
+_NO_TEXTS = (b"XML:com.adobe.xmp\0", b"Raw profile type ")
 _PLAIN_WORDS = b"placeholder of the metadata "
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield type and content of the chunks of a PNG file, up to the first that is cut short."""
+    for kind, start, end in _chunks(data):
+        yield kind, data[start + 8 : end - 4]
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield type, start and end of the chunks of a PNG file."""
     at = 8
     while at + 12 <= len(data):
-        length = int.from_bytes(data[at : at + 4], "big")
-        if at + 12 + length > len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if end > len(data):
             return
-        yield data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
-        at += 12 + length
+        yield data[at + 4 : at + 8], at, end
+        at = end
 
 
-def png_with(data: bytes, exif: bytes | None, keep_resolution: bool) -> bytes:
-    """Return a PNG file with EXIF, and without the chunk of a resolution that nobody stated."""
-    written = [data[:8]]
-    for number, (kind, content) in enumerate(png_chunks(data)):
-        if kind != b"pHYs" or keep_resolution:
-            written.append(_chunk(kind, content))
-        if number == 0 and exif:
-            written.append(_chunk(b"eXIf", exif))
-    return b"".join(written)
+def png_texts(data: bytes) -> tuple[Text, ...]:
+    """Return the chunks of text in a PNG file, as they are: what is packed stays packed.
+
+    Without XMP, and without the blocks of EXIF, IPTC and profiles that some programs write as text.
+    """
+    if not data.startswith(b"\x89PNG"):
+        return ()
+    texts = ((kind, content) for kind, content in png_chunks(data) if kind in (b"tEXt", b"zTXt", b"iTXt"))
+    return tuple(text for text in texts if not text[1].startswith(_NO_TEXTS))
+
+
+def png_with(data: bytes, exif: bytes | None, texts: Iterable[Text], keep_resolution: bool) -> Parts:
+    """Return a PNG file with EXIF and texts, and without the chunk of a resolution that nobody stated."""
+    view, parts, start = memoryview(data), Parts(), 0
+    for kind, at, end in _chunks(data):
+        if kind == b"IHDR":
+            parts += [view[start:end], *([_chunk(b"eXIf", exif)] if exif else [])]
+            parts += [_chunk(*text) for text in texts]
+            start = end
+        elif kind == b"pHYs" and not keep_resolution:
+            parts.append(view[start:at])
+            start = end
+    return [*parts, view[start:]]
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
@@ -38,18 +63,32 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield marker and content of the segments of a JPEG file before the coded picture."""
+    for marker, start, end in _segments(data):
+        yield marker, data[start + 4 : end]
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield marker, start and end of the segments of a JPEG file before the coded picture."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] not in (0xDA, 0xD9):
         if data[at + 1] == 0xFF:  # fill
             at += 1
             continue
-        length = int.from_bytes(data[at + 2 : at + 4], "big")
-        yield data[at + 1], data[at + 4 : at + 2 + length]
-        at += 2 + max(length, 2)
+        end = at + 2 + max(int.from_bytes(data[at + 2 : at + 4], "big"), 2)
+        yield data[at + 1], at, end
+        at = end
 
 
-def jpeg_with(data: bytes, exif: bytes | None, dpi: tuple[float, float] | None) -> bytes:
-    """Return a JPEG file with EXIF, and with a header JFIF that states a resolution only if there is one."""
+def jpeg_comments(data: bytes) -> tuple[bytes, ...]:
+    """Return the comments in a JPEG file."""
+    segments = jpeg_segments(data) if data.startswith(b"\xff\xd8") else ()
+    return tuple(content for marker, content in segments if marker == 0xFE and content)
+
+
+def jpeg_with(
+    data: bytes, exif: bytes | None, comments: Iterable[bytes], dpi: tuple[float, float] | None
+) -> Parts:
+    """Return a JPEG file with EXIF and comments; its header JFIF has a resolution only if there is one."""
     start = 2
     if data[2:4] == b"\xff\xe0":
         start = 4 + int.from_bytes(data[4:6], "big")
@@ -60,14 +99,16 @@ def jpeg_with(data: bytes, exif: bytes | None, dpi: tuple[float, float] | None) 
     header = b"\xff\xd8" + _segment(0xE0, b"JFIF\0\1\1" + struct.pack(">BHHBB", unit, x, y, 0, 0))
     if exif and len(exif) <= MAX_APP1:
         header += _segment(0xE1, b"Exif\0\0" + exif)
-    return header + data[start:]
+    applications = [end for marker, _, end in _segments(data) if 0xE0 <= marker <= 0xEF]
+    middle, view = max([start, *applications]), memoryview(data)
+    return [header, view[start:middle], *(_segment(0xFE, comment) for comment in comments), view[middle:]]
 
 
 def _segment(marker: int, content: bytes) -> bytes:
     return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
 
 
-def webp_with(data: bytes, exif: bytes | None, size: tuple[int, int], alpha: bool) -> bytes:
+def webp_with(data: bytes, exif: bytes | None, size: tuple[int, int], alpha: bool) -> Parts:
     """Return a WebP file with EXIF.
 
     Args:
@@ -77,18 +118,19 @@ def webp_with(data: bytes, exif: bytes | None, size: tuple[int, int], alpha: boo
         alpha: whether the picture has alpha.
     """
     if not exif:
-        return data
-    body = data[12:]
-    if body[:4] != b"VP8X":
-        sides = b"".join((side - 1).to_bytes(3, "little") for side in size)
-        body = b"VP8X" + struct.pack("<II", 10, 0x10 * alpha) + sides + body
-    flags = bytes([body[8] | 0x08])
+        return [data]
+    view, start, end = memoryview(data), 12, len(data)
+    head = b"VP8X" + struct.pack("<II", 10, 0x10 * alpha)
+    head += b"".join((side - 1).to_bytes(3, "little") for side in size)
+    if data[12:16] == b"VP8X":
+        head, start = data[12:30], 30
+        if head[8] & 0x04:  # EXIF stands before XMP
+            end = data.find(b"XMP ", start) % (len(data) + 1)
+    head = head[:8] + bytes([head[8] | 0x08]) + head[9:]
     part = b"EXIF" + struct.pack("<I", len(exif)) + exif + bytes(len(exif) % 2)
-    # EXIF stands before XMP.
-    at = body.find(b"XMP ", 18) if body[8] & 0x04 else len(body)
-    at = at if at >= 0 else len(body)
-    body = body[:8] + flags + body[9:at] + part + body[at:]
-    return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+    length = 4 + len(head) + len(data) - start + len(part)
+    riff = b"RIFF" + struct.pack("<I", length) + b"WEBP"
+    return [riff, head, view[start:end], part, view[end:]]
 
 
 def avif_placeholder(size: int) -> bytes:
@@ -98,19 +140,20 @@ def avif_placeholder(size: int) -> bytes:
     return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4) + comment + b"\0"
 
 
-def avif_with(data: bytes, exif: bytes | None) -> bytes:
+def avif_with(data: bytes, exif: bytes | None) -> Parts:
     """Return an AVIF file in which EXIF stands in the place of its placeholder.
 
     libvips rewrites EXIF, by which makers' notes are lost and tags invented, so it never gets the true one.
     """
     comment = data.find(_PLAIN_WORDS) if exif else -1
     if exif is None or comment < 0:
-        return data
+        return [data]
     start = max(data.rfind(b"II*\0", 0, comment), data.rfind(b"MM\0*", 0, comment))
     end = data.rfind(_PLAIN_WORDS, comment) + len(_PLAIN_WORDS)
     assert start >= 0
     assert end - start >= len(exif)
-    return data[:start] + exif.ljust(end - start, b"\0") + data[end:]
+    view = memoryview(data)
+    return [view[:start], exif.ljust(end - start, b"\0"), view[end:]]
 
 
 Boxes = Iterator[tuple[bytes, bytes]]
@@ -119,7 +162,7 @@ _INNER: dict[bytes, int] = {b"meta": 4, b"iprp": 0, b"ipco": 0}
 
 def avif_properties(data: bytes) -> Boxes:
     """Yield type and content of the properties of the pictures in an AVIF file."""
-    walk: Callable[[bytes], Boxes] = _boxes
+    walk: Callable[[bytes], Boxes] = boxes
     for kind, content in walk(data):
         if kind in _INNER:
             yield from avif_properties(content[_INNER[kind] :])
@@ -127,7 +170,8 @@ def avif_properties(data: bytes) -> Boxes:
             yield kind, content
 
 
-def _boxes(data: bytes) -> Boxes:
+def boxes(data: bytes) -> Boxes:
+    """Yield type and content of the boxes of an AVIF file, or of those in a box."""
     at = 0
     while at + 8 <= len(data):
         length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]

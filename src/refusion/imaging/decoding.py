@@ -7,8 +7,9 @@ import pyvips
 from jaxtyping import Shaped
 
 from refusion.errors import ImageError, Notice
-from refusion.imaging.colour import avif_nclx, is_monochrome, told_profile
+from refusion.imaging.colour import avif_colour, is_monochrome, told_profile
 from refusion.imaging.containers import png_chunks
+from refusion.imaging.filetypes import Admit
 from refusion.imaging.image import Image, make_image, white_level
 from refusion.imaging.metadata import exif_directory, has_gain_map, read_metadata
 from refusion.imaging.pages import UNSPECIFIED, Page
@@ -48,9 +49,9 @@ def _frames(data: bytes, header: pyvips.Image) -> int:
     return count
 
 
-def developed(data: bytes, name: str, max_pixels: int) -> Image:
+def developed(data: bytes, name: str, max_pixels: int, admit: Admit | None) -> Image:
     """Develop a camera raw file; see `refusion.imaging.raw.develop`."""
-    image = make_image(develop(data, name, max_pixels), 65535, None, name)
+    image = make_image(develop(data, name, max_pixels, admit), 65535, None, name)
     return replace(image, metadata=read_metadata(data, pyvips.Image.black(1, 1)))
 
 
@@ -111,8 +112,8 @@ def _heif_samples(samples: Raw, white: int, data: bytes, unused: int) -> tuple[R
     if white > 255:
         # The 10 or 12 bits of AVIF are the highest of 16, so that white is less than 65535.
         white, unit = white >> unused << unused, 256
-    nclx = avif_nclx(data)
-    if nclx and not nclx[2] and is_monochrome(data):
+    told = avif_colour(data)
+    if told and not told[2] and is_monochrome(data):
         # libheif widens a limited range only where it converts from YCbCr. Black is 16, white 235 of 255.
         level = (samples[..., :3].astype(np.float32) - 16 * unit) * np.float32(white / (219 * unit))
         wide = np.rint(level.clip(0, white)).astype(samples.dtype)

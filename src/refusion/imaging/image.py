@@ -50,10 +50,14 @@ class Image:
         """Return the pixels, channels first."""
         return torch.from_numpy(self.pixels).permute(2, 0, 1)
 
-    def with_pixels(self, pixels: RGB | Float[Tensor, "3 h w"]) -> "Image":
+    def with_pixels(self, pixels: RGB | Float[Tensor, "3 h w"], owned: bool = False) -> "Image":
         """Return the picture with other pixels, an array or a tensor on any device, clipped to [0, 1].
 
         Where the picture has three equal channels, so has the new one: the mean of the three.
+
+        Args:
+            pixels: the other pixels.
+            owned: whether they are in [0, 1] and may become those of the new picture, without a copy.
 
         Raises:
             ImageError: the shape differs, or a pixel is not finite.
@@ -64,11 +68,13 @@ class Image:
             raise ImageError(
                 f"pixels have shape {pixels.shape}: expected {self.pixels.shape} as in the picture"
             )
-        if not np.isfinite(pixels).all():
+        if not np.isfinite([pixels.min(), pixels.max()]).all():
             raise ImageError(
                 "pixels hold NaN or infinity: expected numbers; the network or its input is broken"
             )
-        clipped = np.ascontiguousarray(pixels, dtype=np.float32).clip(0, 1)
+        clipped = np.ascontiguousarray(pixels, dtype=np.float32)
+        if not owned:
+            clipped = clipped.clip(0, 1)
         if not self.grey and self._is_achromatic():
             for start in range(0, len(clipped), 256):  # rows, for little memory
                 rows = clipped[start : start + 256]

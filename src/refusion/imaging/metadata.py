@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import pyvips
 
 from refusion.imaging import containers, tiff
+from refusion.imaging.containers import Parts, Text
 from refusion.imaging.tiff import Directory, Entry
 
 ORIENTATION, X_RESOLUTION, Y_RESOLUTION, UNIT, WIDTH, HEIGHT = 0x0112, 0x011A, 0x011B, 0x0128, 0xA002, 0xA003
@@ -24,6 +25,7 @@ _MAX_EXIF = {
 }
 _MAX_SEGMENT = 60000
 """Most bytes of XMP and of IPTC that libvips writes into JPEG."""
+_KEYWORDS_SHOWN = 3
 _IPTC_OF_TIFF, _PHOTOSHOP_OF_TIFF = 33723, 34377
 _PHOTOSHOP = b"Photoshop 3.0\0"
 _MM_OF_UNIT = {2: 25.4, 3: 10.0}
@@ -40,12 +42,16 @@ class Metadata:
         xmp: a packet of XML.
         iptc: the records of IPTC IIM alone.
         resolution: pixels per mm, horizontally and vertically; None if the file does not say.
+        texts: chunks of text in PNG.
+        comments: those of JPEG.
     """
 
     exif: bytes | None = None
     xmp: bytes | None = None
     iptc: bytes | None = None
     resolution: tuple[float, float] | None = None
+    texts: tuple[Text, ...] = ()
+    comments: tuple[bytes, ...] = ()
 
     def stripped(self) -> "Metadata":
         """Return the resolution alone."""
@@ -78,6 +84,8 @@ def read_metadata(data: bytes, picture: pyvips.Image, page: int = 0) -> Metadata
         xmp=_XMP_ORIENTATION.sub(rb"\g<1>1", xmp) if xmp else None,
         iptc=_iptc(data, picture, page),
         resolution=resolution,
+        texts=containers.png_texts(data),
+        comments=containers.jpeg_comments(data),
     )
 
 
@@ -190,8 +198,8 @@ def fields(metadata: Metadata, suffix: str) -> dict[str, bytes]:
     return blobs
 
 
-def losses(metadata: Metadata, suffix: str) -> list[str]:
-    """Return the names of what a format cannot hold, or not as much of."""
+def losses(metadata: Metadata, suffix: str) -> dict[str, list[str]]:
+    """Return the names of what a format cannot hold, or not as much of, by the suffix of one that can."""
     held = fields(metadata, suffix)
     lost = []
     if metadata.exif and len(metadata.exif) > _MAX_EXIF.get(suffix, sys.maxsize):
@@ -200,11 +208,18 @@ def losses(metadata: Metadata, suffix: str) -> list[str]:
         lost.append(f"{len(metadata.xmp)} bytes of XMP")
     if metadata.iptc and "iptc-data" not in held and suffix not in (".tif", ".tiff"):
         lost.append(f"{len(metadata.iptc)} bytes of IPTC")
-    return lost
+    named: dict[str, list[str]] = {".tif": lost} if lost else {}
+    if metadata.texts and suffix != ".png":
+        keywords = dict.fromkeys(text.split(b"\0")[0].decode("latin-1")[:79] for _, text in metadata.texts)
+        shown = ", ".join([*keywords][:_KEYWORDS_SHOWN]) + ", ..." * (len(keywords) > _KEYWORDS_SHOWN)
+        named[".png"] = [f"text ({shown})"]
+    if metadata.comments and suffix not in (".jpg", ".jpeg"):
+        named[".jpg"] = [f"{sum(map(len, metadata.comments))} bytes of comment"]
+    return named
 
 
-def embed(data: bytes, metadata: Metadata, suffix: str, size: tuple[int, int], alpha: bool) -> bytes:
-    """Return the bytes of an encoded picture with EXIF, and with a resolution only if there is one.
+def embed(data: bytes, metadata: Metadata, suffix: str, size: tuple[int, int], alpha: bool) -> Parts:
+    """Return an encoded picture, in pieces, with EXIF and texts, and with a resolution only if there is one.
 
     Args:
         data: as libvips wrote it, without EXIF.
@@ -215,10 +230,10 @@ def embed(data: bytes, metadata: Metadata, suffix: str, size: tuple[int, int], a
     """
     stated = metadata.resolution is not None
     if suffix == ".png":
-        return containers.png_with(data, _sized(metadata.directory, size), stated)
+        return containers.png_with(data, _sized(metadata.directory, size), metadata.texts, stated)
     if suffix in (".jpg", ".jpeg"):
         dpi = (25.4 * metadata.resolution[0], 25.4 * metadata.resolution[1]) if metadata.resolution else None
-        return containers.jpeg_with(data, _sized(metadata.directory, size), dpi)
+        return containers.jpeg_with(data, _sized(metadata.directory, size), metadata.comments, dpi)
     if suffix in (".tif", ".tiff"):
         return _tiff_with(data, metadata, size)
     exif = _sized(_with_resolution(metadata), size)  # these formats hold a resolution in EXIF only
@@ -261,7 +276,7 @@ def _sized(directory: Directory | None, size: tuple[int, int]) -> bytes | None:
     return tiff.exif_bytes(directory)
 
 
-def _tiff_with(data: bytes, metadata: Metadata, size: tuple[int, int]) -> bytes:
+def _tiff_with(data: bytes, metadata: Metadata, size: tuple[int, int]) -> Parts:
     exif = _sized(metadata.directory, size)
     directory = tiff.directories(exif)[0] if exif else None
     entries: dict[int, Entry] = {}
@@ -274,4 +289,4 @@ def _tiff_with(data: bytes, metadata: Metadata, size: tuple[int, int]) -> bytes:
         one = tiff.fraction(order, 1)
         entries |= {X_RESOLUTION: one, Y_RESOLUTION: one, UNIT: tiff.integer(order, 1)}
     added = Directory(order, entries, directory.inner if directory else {})
-    return tiff.with_entries(data, added) if entries or added.inner else data
+    return tiff.with_entries(data, added) if entries or added.inner else [data]

@@ -9,6 +9,7 @@ from refusion.imaging.tiff import Directory
 _SUBFILE, _OLD_SUBFILE, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _EXTRA = 254, 255, 259, 262, 277, 338
 _WIDTH, _HEIGHT = 256, 257
 _MAX_SIDE = 10_000_000  # libvips complains on the terminal about more than 100 million
+_MAX_EXTRA = 65535  # samples of a pixel are counted in 16 bits
 _STRIPS, _TILES = (273, 279), (324, 325)
 _REDUCED, _MASK = 1, 4
 _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
@@ -80,6 +81,6 @@ def _checked(data: bytes, page: Directory, number: int, subfile: int, pages: int
                     "get another copy or convert it"
                 )
     colours = _COLOURS.get(page.number(_PHOTOMETRIC, 1))
-    surplus = page.number(_SAMPLES, 1) - (colours or 0)
-    extra = (*page.numbers(_EXTRA), *[UNSPECIFIED] * max(0, surplus))[: max(0, surplus)]
+    surplus = min(max(0, page.number(_SAMPLES, 1) - (colours or 0)), _MAX_EXTRA)
+    extra = (*page.numbers(_EXTRA), *[UNSPECIFIED] * surplus)[:surplus]
     return Page(number, subfile, pages, extra, colours, page.number(_PHOTOMETRIC, 1) == 0)

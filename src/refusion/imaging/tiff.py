@@ -179,35 +179,35 @@ def exif_bytes(directory: Directory) -> bytes:
     """Return a directory as the bytes of EXIF; a maker's note is put where it was, as its offsets expect."""
     note = directory.inner[EXIF].entries.get(MAKER_NOTE) if EXIF in directory.inner else None
     reserved = (note.offset, note.offset + len(note.value)) if note and 8 <= note.offset < 65536 else (0, 0)
-    writer = _Writer(bytearray(), directory.order, 8, reserved)
+    writer = _Writer(directory.order, 0, 8, reserved)
     at = writer.put(directory)
     mark = {"<": b"II*\0", ">": b"MM\0*"}[directory.order]
     writer.store(0, mark + struct.pack(f"{directory.order}I", at))
     return bytes(writer.data)
 
 
-def with_entries(data: bytes, added: Directory) -> bytes:
-    """Return a classic TIFF file of one page with more entries, or other values of those it has.
+def with_entries(data: bytes, added: Directory) -> list[bytes | memoryview]:
+    """Return a classic TIFF file of one page, in pieces, with more entries, or other values of those it has.
 
     The new directory is appended, so that all that is in the file stays where it is.
     """
     (page, *_) = directories(data)
     if data[2:4] not in (b"*\0", b"\0*"):
-        return data
+        return [data]
     added = in_order(added, page.order)
-    writer = _Writer(bytearray(data), page.order, len(data) + len(data) % 2, (0, 0))
+    writer = _Writer(page.order, len(data), len(data) + len(data) % 2)
     merged = Directory(page.order, {**page.entries, **added.entries}, added.inner)
     at = writer.put(merged)
-    writer.store(4, struct.pack(f"{page.order}I", at))
-    return bytes(writer.data)
+    return [data[:4], struct.pack(f"{page.order}I", at), memoryview(data)[8:], bytes(writer.data)]
 
 
 @dataclass
 class _Writer:
-    data: bytearray
     order: str
+    start: int  # offset of `data` in the file
     free: int  # offset from which nothing is written yet
-    reserved: tuple[int, int]  # of the maker's note
+    reserved: tuple[int, int] = (0, 0)  # of the maker's note
+    data: bytearray = field(default_factory=bytearray)
 
     def put(self, directory: Directory) -> int:
         """Write a directory and all in it; return its offset."""
@@ -241,5 +241,6 @@ class _Writer:
 
     def store(self, at: int, value: bytes) -> None:
         """Write bytes at an offset, with zeros before it where there is nothing yet."""
+        at -= self.start
         self.data.extend(bytes(max(0, at + len(value) - len(self.data))))
         self.data[at : at + len(value)] = value

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from refusion.errors import ImageError
 from refusion.files import kinds
 from refusion.imaging.formats import READABLE
+from refusion.imaging.raw import INSTALLING, RAW_SUFFIXES, can_develop
 
 
 class Found(NamedTuple):
@@ -23,7 +24,8 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Return the pictures of files, folders and patterns, each once.
 
     A file counts whatever its name. A folder stands for the files in it and its subfolders that end in one of
-    `READABLE` and are not hidden, 2.png before 10.png. A pattern (`*`, `?`, `[abc]`, `**`) stands for those
+    `READABLE`, or are camera raw by their names if rawpy is installed, and are not hidden, 2.png before
+    10.png. A pattern (`*`, `?`, `[abc]`, `**`) stands for those
     of all that it matches, for shells that do not expand patterns, as on Windows.
 
     Raises:
@@ -50,13 +52,21 @@ def search(path: str | os.PathLike[str]) -> Found:
         files = list(dict.fromkeys(file for match in matches for file in _inside(match)))
     else:
         raise ImageError(f"{path} does not exist: check its name and folder")
-    pictures = [file for file in files if file.suffix.lower() in READABLE]
-    others = [file for file in files if file.suffix.lower() not in READABLE]
+    suffixes = (*READABLE, *RAW_SUFFIXES) if can_develop() else READABLE
+    pictures = [file for file in files if file.suffix.lower() in suffixes]
+    others = [file for file in files if file.suffix.lower() not in suffixes]
     if not pictures:
-        held = f", only {kinds(others)}" if others else ""
+        held = f", only {kinds_of(others)}" if others else ""
         expected = f"expected files that end in one of {' '.join(READABLE)}"
         raise ImageError(f"{path} gives no pictures{held}: {expected}")
     return Found(sorted(pictures, key=_natural), others)
+
+
+def kinds_of(others: Iterable[Path]) -> str:
+    """Return the suffixes of files that are passed over, their counts, and how camera raw would be read."""
+    others = list(others)
+    raw = not can_develop() and any(file.suffix.lower() in RAW_SUFFIXES for file in others)
+    return f"{kinds(others)} (camera raw: {INSTALLING})" if raw else kinds(others)
 
 
 def _inside(place: Path) -> list[Path]:

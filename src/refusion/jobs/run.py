@@ -58,7 +58,7 @@ class Output:
     Args:
         uncertainty: write NAME-uncertainty.png, the std over samples, white for a tenth of the range.
         trajectory: file of a GIF of the steps.
-        strip: leave out EXIF, XMP and IPTC, and date the files now.
+        strip: leave out EXIF, XMP, IPTC, texts and comments, and date the files now.
     """
 
     uncertainty: bool = False

@@ -12,8 +12,10 @@ from refusion.restoring.memory import COPY, free_memory
 from refusion.restoring.request import Limits
 from refusion.restoring.tiling import least_bytes
 
-SLACK = 2**27
-"""Bytes that work takes besides its pictures and states."""
+SLACK = 160 * 2**20
+"""Bytes that work takes besides its pictures and states, as measured."""
+HEAP = 1.5
+"""Bytes that the heap holds, with its holes, for each in which a network works: measured 1.0 to 1.6."""
 STATES = 4
 """States in memory at a time: mu, x_t, the output of the network, and the estimate of x_0."""
 MORE_STATES = 2
@@ -93,11 +95,10 @@ def least_demand(work: Work, network: Network, codec: Codec, limits: Limits, on_
     (width, height), views = work.size, network.num_views
     rows, columns = codec.state_size(height, width)
     states = 4 * codec.channels * rows * columns * (STATES + MORE_STATES * (work.steps > 1))
-    device = views * (states + codec.least_bytes(height, width, limits.tile or limits.policy.min_tile))
     tile = limits.tile and math.ceil(limits.tile * max(rows / height, columns / width))
-    # Several calls of a network leave holes in the heap, measured up to as much again.
-    calls = min(2, work.steps)
-    device += calls * least_bytes(network, rows, columns, limits.policy, tile) + SLACK
+    coding = views * codec.least_bytes(height, width, limits.tile or limits.policy.min_tile)
+    walking = int(HEAP * least_bytes(network, rows, columns, limits.policy, tile))
+    device = views * states + max(coding, walking) + SLACK
     if not on_cpu:
         device += 2 * COPY * views * width * height
     return Demand(work.copies * COPY * views * width * height, device)

@@ -1,7 +1,7 @@
 """The input pictures of a request and the restored ones, and what a look at them tells."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from refusion.errors import Notice
 from refusion.imaging.analysis import vertical_offset
-from refusion.imaging.image import Image, channels_last
+from refusion.imaging.image import Image
 from refusion.imaging.masks import apply_mask
 
 UNCHANGED = 1 / 255
@@ -36,7 +36,9 @@ class Scene:
         if self.holes is not None:
             kept = torch.stack([source.tensor() for source in self.sources])
             restored = torch.where(self.holes > 0, restored.cpu(), kept)
-        return tuple(_with_pixels(source, z) for source, z in zip(self.sources, restored, strict=True))
+        return tuple(
+            source.with_pixels(z, owned=True) for source, z in zip(self.sources, restored, strict=True)
+        )
 
 
 def rectification_notices(views: Sequence[Image]) -> Iterator[Notice]:
@@ -52,15 +54,3 @@ def unchanged_notices(sources: Sequence[Image], restored: Sequence[Image]) -> It
         rows = zip(image.pixels, source.pixels, strict=True)  # one by one, without a copy of the picture
         if all(np.abs(after - before).max() < UNCHANGED for after, before in rows):
             yield Notice("unchanged", "nothing changed; is this a picture for this model?", "warning")
-
-
-def _with_pixels(source: Image, pixels: Float[Tensor, "3 h w"]) -> Image:
-    """Return the source with other pixels in [0, 1], which it owns from now on.
-
-    Raises:
-        ImageError: a pixel is NaN.
-    """
-    array = channels_last(pixels)
-    if np.isnan(array.max()) or array.shape != source.pixels.shape:
-        return source.with_pixels(pixels)  # which says what is wrong
-    return replace(source, pixels=np.ascontiguousarray(array))

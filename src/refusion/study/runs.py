@@ -74,7 +74,7 @@ class TrainingTask(Task):
         # Without defaults, so that runs stay done when a later version has a setting more.
         values = self.recipe.model_dump(mode="json", exclude={"card", "task"}, exclude_defaults=True)
         for key in ("folder", "scenes"):
-            values["data"].pop(key, None)
+            values.get("data", {}).pop(key, None)
         for part, _, name in (key.partition(".") for key in FREE):
             values.get(part, {}).pop(name, None)
         return {**values, "pictures": _digest(self.recipe), "stride": self.stride}

@@ -8,6 +8,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from refusion.diffusion.objective import replacing_loss
+from refusion.models.checkpoint import best_device
 from refusion.training.recipe import Loop, Recipe
 
 
@@ -89,4 +90,6 @@ def _count(loop: Loop, work: Callable[[], object]) -> tuple[int, int]:
     counter = FlopCounterMode(display=False)
     with counter, saved_tensors_hooks(pack, lambda t: t):
         work()
-    return counter.get_total_flops() // 2 // loop.batch, saved // (2 if loop.precision == "bf16" else 1)
+    return counter.get_total_flops() // 2 // loop.batch, saved // (
+        2 if loop.precision_on(best_device()) == "bf16" else 1
+    )

@@ -23,7 +23,7 @@ def make_optimizer(training: Loop, network: nn.Module) -> Optimizer:
 
         return Lion(weights, **values)
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return kinds[training.optimizer](weights, **values)
+    return kinds[training.optimizer](weights, fused=True, **values)
 
 
 def rate_factor(training: Loop, step: int) -> float:

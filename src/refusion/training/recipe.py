@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import yaml
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from refusion.data.bokeh import Bokeh
 from refusion.data.dataset import Augment
@@ -20,6 +21,7 @@ from refusion.errors import RecipeError, hint
 from refusion.models.checkpoint import Header
 from refusion.models.settings import Settings, component, validated
 from refusion.models.spec import Card, ModelSpec
+from refusion.nn.precision import Precision, training_precision
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 """Folder of the recipes of the bundled models."""
@@ -28,6 +30,11 @@ DEGRADATIONS: dict[str, type[Degradation]] = {
 }
 """Degradations by name. One of your own: `DEGRADATIONS["Mine"] = Mine`, a frozen dataclass with a `name`."""
 Fractional = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _text_of_32(value: object) -> object:
+    """Return 32, which YAML reads as a number, as the text that it stands for."""
+    return "32" if value == 32 else value
 
 
 class Data(Settings):
@@ -62,7 +69,8 @@ class Loop(Settings):
             of the run); "constant".
         clip: largest norm of the gradient.
         ema: decay of the averaged weights, which are validated and released.
-        precision: "32", or "bf16" for mixed precision.
+        precision: in which the network multiplies: "32", "bf16" for mixed precision, or "auto", which is
+            "bf16" where the device has instructions for it.
         validate_every: optimizer steps between validations, at least 2; `steps` is a multiple of it.
         save_every: optimizer steps between checkpoints to resume from.
         keep: how many of the best checkpoints are kept.
@@ -86,7 +94,7 @@ class Loop(Settings):
     lr_gamma: Annotated[float, Field(gt=0, le=1)] = 0.5
     clip: Annotated[float, Field(gt=0)] = 1.0
     ema: Fractional = 0.995
-    precision: Literal["32", "bf16"] = "32"
+    precision: Annotated[Literal["auto", "32", "bf16"], BeforeValidator(_text_of_32)] = "auto"
     validate_every: Annotated[int, Field(ge=2)] = 1000
     save_every: PositiveInt = 500
     keep: PositiveInt = 2
@@ -98,6 +106,10 @@ class Loop(Settings):
     def validated_every(self) -> int:
         """Optimizer steps between validations; a shorter run is validated at its end."""
         return min(self.validate_every, self.steps)
+
+    def precision_on(self, device: torch.device) -> Precision:
+        """Return the precision that training takes on a device, "32" or "bf16"."""
+        return training_precision(self.precision, device)
 
 
 class CodecTraining(Loop):

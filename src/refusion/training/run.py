@@ -8,11 +8,12 @@ from lightning.fabric import Fabric
 from refusion.errors import RecipeError
 from refusion.models import checkpoint
 from refusion.restoring.restorer import Restorer
+from refusion.training.processes import launched, make_fabric
 from refusion.training.recipe import Recipe
 from refusion.training.run_dir import claim
 from refusion.training.stages import CODEC, stages
 from refusion.training.stopping import Stop, stop_requests
-from refusion.training.trainer import fit, make_fabric
+from refusion.training.trainer import fit
 
 
 def train(
@@ -46,9 +47,10 @@ def train(
     with stop_requests() as stop:
         source = _fine_tuned(recipe, start) if start else None
         fabric = make_fabric(devices, nodes)
-        fabric.launch()
-        with claim(out, recipe, fabric):
-            return _train(recipe, out, source, fabric, stop)
+        with launched(fabric):
+            stop.raise_agreed(fabric)
+            with claim(out, recipe, fabric):
+                return _train(recipe, out, source, fabric, stop)
 
 
 def _train(recipe: Recipe, out: Path, source: Restorer | None, fabric: Fabric, stop: Stop) -> Path:
@@ -66,8 +68,7 @@ def _train(recipe: Recipe, out: Path, source: Restorer | None, fabric: Fabric, s
         stage = stage_type(restorer, recipe, out, metrics)
         if not stage.done:
             fit(stage, fabric, stop)
-        stop.check()
-        metrics |= stage.finish(fabric)
+        metrics |= stage.finish(fabric, stop)
     return out / checkpoint.MODEL
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.fabric import Fabric
 
-from refusion.errors import RecipeError, RefusionError
+from refusion.errors import RecipeError, RefusionError, printable
 from refusion.files import atomic
 from refusion.training.checkpoints import newest, writing
 from refusion.training.optimizer import rate_factor
@@ -27,9 +27,9 @@ LOOPS = ("codec_training", "training")
 FREE = {
     "task",
     "codec_training.gate",
-    *(f"{loop}.{key}" for loop in LOOPS for key in ("workers", "keep", "save_every")),
+    *(f"{loop}.{key}" for loop in LOOPS for key in ("workers", "keep", "save_every", "precision")),
 }
-"""Values that change no weights. So do those of the card."""
+"""Values that change no weights, or of which `stage.resume` says that they do. So do those of the card."""
 PER_STEP = {f"{loop}.{key}" for loop in LOOPS for key in ("batch", "accumulate")}
 """Values that change no weights if batch x accumulate x processes stays, see `stage.resume`."""
 
@@ -49,7 +49,7 @@ def claim(out: Path, recipe: Recipe, fabric: Fabric) -> Iterator[None]:
                 with writing(out):
                     sweep(out)
                     for line in check_run_dir(out, recipe):
-                        print(f"{out}: {line}", flush=True)
+                        print(printable(f"{out}: {line}"), flush=True)
             except RefusionError as error:
                 refusal = error
         refusal = fabric.broadcast(refusal)
@@ -96,9 +96,9 @@ def sweep(out: Path) -> None:
 def check_run_dir(out: Path, recipe: Recipe) -> list[str]:
     """Write recipe and data of a run to its folder, or check that they are those of the run in it.
 
-    Steps may grow. What changes no weights may change: `FREE`, the card, batch and processes where the
-    samples of a step stay as many, and the place of equal data. A folder in which nothing was trained takes
-    any recipe.
+    Steps may grow, and the precision may change. What changes no weights may change: `FREE`, the card, batch
+    and processes where the samples of a step stay as many, and the place of equal data. A folder in which
+    nothing was trained takes any recipe.
 
     Returns:
         What changed and has an effect, a line each.

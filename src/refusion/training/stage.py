@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from lightning.fabric import Fabric
 from torch import Tensor, nn
@@ -13,12 +14,17 @@ from torch.optim import Optimizer
 
 from refusion.data.dataset import TrainingSamples
 from refusion.data.pairs import Pair
-from refusion.errors import CheckpointError, RecipeError
+from refusion.errors import CheckpointError, RecipeError, printable
 from refusion.imaging.image import Image
+from refusion.restoring.memory import free_memory
 from refusion.training import checkpoints
 from refusion.training.checkpoints import LAST
 from refusion.training.randomness import StepRandom
 from refusion.training.recipe import Loop, Recipe
+from refusion.training.stopping import Stop
+
+MAX_CACHE = 2**31
+"""Most bytes of decoded pictures that are kept, by all processes that read them."""
 
 
 class Stage(ABC):
@@ -61,8 +67,12 @@ class Stage(ABC):
     def release(self, scores: dict[str, float]) -> None:  # noqa: B027 - not every stage releases
         """Write what users get, after the best validation so far."""
 
-    def finish(self, fabric: Fabric) -> dict[str, float]:
-        """Hand on what was trained; return what was measured of it for the card."""
+    def finish(self, fabric: Fabric, stop: Stop) -> dict[str, float]:
+        """Hand on what was trained; return what was measured of it for the card.
+
+        Raises:
+            KeyboardInterrupt or SystemExit: a signal asked to stop.
+        """
         return {}
 
     def find(self, part: str) -> list[Pair]:
@@ -122,6 +132,7 @@ def save(stage: Stage, optimizer: Optimizer, at: Progress, path: Path, fabric: F
             "best": at.best,
             "processes": fabric.world_size,
             "samples": samples_per_step(stage.loop, fabric.world_size),
+            "precision": stage.loop.precision_on(fabric.device),
             "state_dict": stage.state_dict(),
             "optimizer": optimizer.state_dict(),
         }
@@ -134,6 +145,11 @@ def samples_per_step(loop: Loop, processes: int) -> int:
     return loop.batch * loop.accumulate * processes
 
 
+def cache_bytes(loop: Loop) -> int:
+    """Return the bytes of decoded pictures that each process which reads them may keep."""
+    return min(MAX_CACHE, free_memory(torch.device("cpu")) // 4) // max(1, loop.workers)
+
+
 def resume(stage: Stage, optimizer: Optimizer, fabric: Fabric) -> Progress:
     """Load the run's newest whole checkpoint if there is one, and say so if it is not the last.
 
@@ -144,7 +160,7 @@ def resume(stage: Stage, optimizer: Optimizer, fabric: Fabric) -> Progress:
     loop, at = stage.loop, Progress()
     stage.out.mkdir(parents=True, exist_ok=True)
     found = checkpoints.read_newest(stage.out)
-    now = samples_per_step(loop, fabric.world_size)
+    now, precision = samples_per_step(loop, fabric.world_size), loop.precision_on(fabric.device)
     if found is not None:
         saved = found.content
         before = saved.get("samples", samples_per_step(loop, saved["processes"]))
@@ -161,5 +177,13 @@ def resume(stage: Stage, optimizer: Optimizer, fabric: Fabric) -> Progress:
     if fabric.is_global_zero:
         if found is not None and found.path.name != LAST:
             checkpoints.set_aside(stage.out)
-        print(f"{stage.out}: step {at.step} of {loop.steps}, {now} samples a step", flush=True)
+        earlier = found.content.get("precision", precision) if found else precision
+        if earlier != precision:
+            changed = (
+                f"{stage.out}: precision {earlier} -> {precision}: the weights will not be those of a run in "
+                f'one of them; the recipe\'s precision "{earlier}" goes on as before'
+            )
+            print(printable(changed), flush=True)
+        begun = f"{stage.out}: step {at.step} of {loop.steps}, {now} samples a step, precision {precision}"
+        print(printable(begun), flush=True)
     return at

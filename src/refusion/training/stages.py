@@ -1,6 +1,6 @@
 """The stages of training: for each its weights, its samples, its loss, its validation and its release."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from refusion.data.dataset import TrainingSamples
 from refusion.data.pairs import Pair
 from refusion.diffusion.objective import diffusion_loss, replacing_loss
-from refusion.errors import DataError, RefusionError
+from refusion.errors import DataError, RefusionError, printable
 from refusion.evaluation.evaluate import LatentSwapScores, evaluate, mean_scores, replace_latent
 from refusion.imaging.arrays import from_array
 from refusion.imaging.image import Image
@@ -24,7 +24,8 @@ from refusion.restoring.codec import Codec, Pictures
 from refusion.restoring.restorer import Restorer
 from refusion.training.randomness import StepRandom
 from refusion.training.recipe import Recipe
-from refusion.training.stage import Stage
+from refusion.training.stage import Stage, cache_bytes
+from refusion.training.stopping import Stop
 
 Condition = Float[Tensor, "scenes conditions"]
 
@@ -57,7 +58,14 @@ class CodecStage(Stage):
         data, settings = self.recipe.data, self.recipe.codec_training
         augment = replace(data.augment, zoom=1.0)
         return TrainingSamples(
-            pairs, settings.patch, augment, settings.seed, scenes, data.degradation, self.recipe.model.enlarge
+            pairs,
+            settings.patch,
+            augment,
+            settings.seed,
+            scenes,
+            data.degradation,
+            self.recipe.model.enlarge,
+            cache_bytes(settings),
         )
 
     def loss(self, lq: Pictures, gt: Pictures, condition: Condition, random: StepRandom) -> Float[Tensor, ""]:
@@ -75,24 +83,27 @@ class CodecStage(Stage):
         _, shown = views[0]
         return {"psnr": mean.gt_latent, **_prefixed(mean)}, shown
 
-    def finish(self, fabric: Fabric) -> dict[str, float]:
+    def finish(self, fabric: Fabric, stop: Stop) -> dict[str, float]:
         """Load the best weights into the codec, and measure the gate.
 
         Raises:
             RefusionError: the gain is below the recipe's gate.
+            KeyboardInterrupt or SystemExit: a signal asked to stop.
         """
         recipe, codec = self.recipe, self.codec
         if not self.done:
             self.load_best()
             samples = self.samples(self.find("train"), [])
-            self.ema.cpu().calibrate(z for i in range(CALIBRATION_SAMPLES) for z in samples[i][:2])
+            numbers = stop.heeded(range(CALIBRATION_SAMPLES), fabric)
+            self.ema.cpu().calibrate(z for i in numbers for z in samples[i][:2])
             if fabric.is_global_zero:
                 checkpoint.write_weights(self.file, self.ema)
             fabric.barrier()
         codec.load_state_dict(load_file(self.file))
-        gate = measured_gate(codec.to(checkpoint.best_device()), self.find("val"), recipe.model.enlarge)
+        pairs = stop.heeded(self.find("val"), fabric)
+        gate = measured_gate(codec.to(checkpoint.best_device()), pairs, recipe.model.enlarge)
         if fabric.is_global_zero:
-            print(f"{self.out.parent}: {gate}")
+            print(printable(f"{self.out.parent}: {gate}"), flush=True)
         if gate.gain < recipe.codec_training.gate:
             raise RefusionError(
                 f"{self.out.parent}: {gate}. That gains {gate.gain:.2f} dB, and codec_training.gate asks for "
@@ -138,7 +149,10 @@ class DiffusionStage(Stage):
     def samples(self, pairs: Sequence[Pair], scenes: Sequence[Path]) -> TrainingSamples:
         data = self.recipe.data
         seed, enlarge = self.recipe.training.seed, self.recipe.model.enlarge
-        samples = TrainingSamples(pairs, data.patch, data.augment, seed, scenes, data.degradation, enlarge)
+        room = cache_bytes(self.loop)
+        samples = TrainingSamples(
+            pairs, data.patch, data.augment, seed, scenes, data.degradation, enlarge, room
+        )
         _, gt, condition, _ = samples[0]
         try:
             self.restorer.network.check(len(gt), len(condition))
@@ -196,7 +210,7 @@ def stages(recipe: Recipe) -> list[type[CodecStage] | type[DiffusionStage]]:
     return [CodecStage, DiffusionStage] if has_weights else [DiffusionStage]
 
 
-def measured_gate(codec: Codec, pairs: Sequence[Pair], enlarge: Enlarge = Enlarge()) -> LatentSwapScores:
+def measured_gate(codec: Codec, pairs: Iterable[Pair], enlarge: Enlarge = Enlarge()) -> LatentSwapScores:
     """Return the mean gate over pairs."""
     return mean_scores([gate for pair in pairs for gate, _ in _replaced(codec, pair, enlarge)])
 

@@ -1,58 +1,75 @@
-"""Signals that ask a training to stop: at once, or where that would lose work at the next good moment."""
+"""Signals that ask a training to stop, which it does at the next good moment."""
 
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from multiprocessing import resource_tracker
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
+from lightning.fabric import Fabric
+
+T = TypeVar("T")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
     """Whether somebody asked to stop.
 
-    A request is kept until it is raised by `check`, so that it is not lost where an exception in a signal
-    handler is swallowed, as in a callback from C.
+    A signal raises nothing, for it could come where C calls Python, or within a write: whoever works asks.
     """
 
     def __init__(self) -> None:
-        self.request: BaseException | None = None
-        self._deferring = False
+        self.number = 0  # of the signal; 0 of none
         self._handlers: dict[int, Any] = {}
 
     def check(self) -> None:
         """Raise KeyboardInterrupt for SIGINT, or SystemExit with status 143 for SIGTERM, if there was one."""
-        if self.request is not None:
-            raise self.request
+        if self.number:
+            raise KeyboardInterrupt if self.number == signal.SIGINT else SystemExit(128 + self.number)
 
-    @property
-    def requested(self) -> bool:
-        return self.request is not None
+    def agreed(self, fabric: Fabric) -> bool:
+        """Return whether any process was asked to stop, the same in all; all have to call it.
 
-    @contextlib.contextmanager
-    def deferred(self, when: bool = True) -> Iterator[None]:
-        """Within the block a first signal raises nothing: the block asks `requested`, and saves its work."""
-        self.check()
-        self._deferring = when
-        try:
-            yield
-        finally:
-            self._deferring = False
+        A request that comes to one of them later is for the next call.
+        """
+        if fabric.world_size == 1:
+            return self.number > 0
+        largest: Any = fabric.all_reduce(torch.tensor(self.number, device=fabric.device), reduce_op="max")
+        number = int(largest)
+        if number:
+            self.number = number
+        return number > 0
+
+    def raise_agreed(self, fabric: Fabric) -> None:
+        """Raise in all processes what `check` does, if any was asked to stop; all have to call it."""
+        if self.agreed(fabric):
+            self.check()
+
+    def heeded(self, items: Iterable[T], fabric: Fabric) -> Iterator[T]:
+        """Yield items, as many in all processes, and ask before each, see `raise_agreed`."""
+        for item in items:
+            self.raise_agreed(fabric)
+            yield item
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         """Keep a request; a second signal does what it did before training."""
         signal.signal(number, self._handlers[number])
-        self.request = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
-        if not self._deferring:
-            raise self.request
+        self.number = number
 
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Stop]:
-    """Receive SIGINT and SIGTERM within the block; only the main thread can."""
+    """Receive SIGINT and SIGTERM within the block, and raise at its end what nobody asked for.
+
+    Only the main thread can.
+    """
     stop = Stop()
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             stop._handlers[number] = signal.getsignal(number)
             signal.signal(number, stop._receive)
     try:
@@ -64,13 +81,18 @@ def stop_requests() -> Iterator[Stop]:
 
 
 @contextlib.contextmanager
-def without_interrupt() -> Iterator[None]:
-    """Start processes that do not hear Ctrl-C, which a terminal sends to all: the first one ends them."""
+def without_signals() -> Iterator[None]:
+    """Start processes that hear neither Ctrl-C nor SIGTERM, which terminals and job schedulers send to all.
+
+    The first process ends them.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
+        resource_tracker.ensure_running()  # of multiprocessing; its start ends the mask
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -15,20 +15,20 @@ from jaxtyping import Float
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from refusion.data.dataset import StepBatches
 from refusion.data.pairs import Pair, stems
 from refusion.errors import DataError, ImageError, RefusionError
 from refusion.imaging.image import Image
-from refusion.models.checkpoint import best_device
 from refusion.training import checkpoints
 from refusion.training.checkpoints import LAST
 from refusion.training.log import Log, progress_bar
 from refusion.training.optimizer import make_optimizer, rate_factor
 from refusion.training.randomness import StepRandom, seed_of
 from refusion.training.stage import Progress, Stage, resume, samples_per_step, save
-from refusion.training.stopping import Stop, without_interrupt
+from refusion.training.stopping import Stop, without_signals
 
 PICTURES = 4
 """Validation pictures kept for looking at, of each validation."""
@@ -39,24 +39,14 @@ LOG_EVERY = 10
 class _Objective(nn.Module):
     """The loss as a module, which is what data parallelism wraps."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, device: torch.device) -> None:
         super().__init__()
         self.learner = stage.learner
-        self._loss, self._bf16 = stage.loss, stage.loop.precision == "bf16"
+        self._loss, self._bf16 = stage.loss, stage.loop.precision_on(device) == "bf16"
 
     def forward(self, lq: Tensor, gt: Tensor, condition: Tensor, random: StepRandom) -> Tensor:
         with torch.autocast(lq.device.type, torch.bfloat16, enabled=self._bf16):
             return self._loss(lq, gt, condition, random)
-
-
-def make_fabric(devices: int | None = None, nodes: int = 1) -> Fabric:
-    """Return the engine: processes, devices and their communication.
-
-    Args:
-        devices: processes on each machine; None takes all accelerators, or one CPU.
-        nodes: machines.
-    """
-    return Fabric(devices=devices or (1 if best_device().type == "cpu" else "auto"), num_nodes=nodes)
 
 
 def fit(stage: Stage, fabric: Fabric, stop: Stop) -> None:
@@ -70,20 +60,18 @@ def fit(stage: Stage, fabric: Fabric, stop: Stop) -> None:
     """
     loop = stage.loop
     stage.ema.to(fabric.device)
-    objective, optimizer = fabric.setup(_Objective(stage), make_optimizer(loop, stage.learner))
+    objective, optimizer = fabric.setup(_Objective(stage, fabric.device), make_optimizer(loop, stage.learner))
     at = resume(stage, optimizer, fabric)
     batches, val = _batches(stage, at.step, fabric), _validation_pairs(stage, fabric)
     log = Log(stage, at.step, fabric)
-    # Several processes do not wait for each other's signals: they stop at once.
-    alone = fabric.world_size == 1
-    with stop.deferred(alone), progress_bar(stage, at.step, fabric) as bar:
+    stop.raise_agreed(fabric)
+    with progress_bar(stage, at.step, fabric) as bar:
         while True:
             if at.step % loop.validated_every == 0 and at.validated < at.step:
                 try:
                     scores = validate(stage, val, at.step, log, fabric, stop)
                 except (KeyboardInterrupt, SystemExit):
-                    if alone:
-                        save(stage, optimizer, at, stage.out / LAST, fabric)
+                    save(stage, optimizer, at, stage.out / LAST, fabric)
                     raise
                 at.validated = at.step
                 _select(stage, optimizer, at, scores, fabric)
@@ -92,7 +80,7 @@ def fit(stage: Stage, fabric: Fabric, stop: Stop) -> None:
             try:
                 loss, norm = train_step(stage, objective, optimizer, batches, at.step, fabric)
             except RuntimeError:
-                stop.check()  # a signal to all processes ends those that read pictures, too
+                stop.check()  # a process that reads pictures, or another that trains, was ended
                 raise
             at.step += 1
             bar.update()
@@ -102,11 +90,14 @@ def fit(stage: Stage, fabric: Fabric, stop: Stop) -> None:
                     at.step,
                 )
                 bar.set_postfix(loss=f"{float(loss):.4f}")
-            if at.step % loop.save_every == 0 or stop.requested:
+            stopping = stop.agreed(fabric)
+            if at.step % loop.save_every == 0 or stopping:
                 save(stage, optimizer, at, stage.out / LAST, fabric)
-            stop.check()
+            if stopping:
+                stop.check()
     save(stage, optimizer, at, stage.out / LAST, fabric)
     log.close()
+    stop.raise_agreed(fabric)
 
 
 def train_step(
@@ -138,7 +129,7 @@ def train_step(
 
 def clip_gradient(module: nn.Module, largest: float) -> Float[Tensor, ""]:
     """Clip the gradient's norm, and drop a gradient that is not finite; return the norm."""
-    norm = nn.utils.clip_grad_norm_(module.parameters(), largest)
+    norm = nn.utils.clip_grad_norm_(module.parameters(), largest, foreach=True)
     if not bool(norm.isfinite()):
         for parameter in module.parameters():
             parameter.grad = None
@@ -149,8 +140,8 @@ def clip_gradient(module: nn.Module, largest: float) -> Float[Tensor, ""]:
 def update_average(ema: nn.Module, learner: nn.Module, decay: float, step: int) -> None:
     """Move the averaged weights towards the present ones; in the first steps faster."""
     decay = min(decay, (1 + step) / (10 + step))
-    for average, weight in zip(ema.parameters(), learner.parameters(), strict=True):
-        average.lerp_(weight, 1 - decay)
+    move = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    move(list(ema.parameters()), list(learner.parameters()), 0)
     for kept, value in zip(ema.buffers(), learner.buffers(), strict=True):
         kept.copy_(value)
 
@@ -168,12 +159,15 @@ def validate(
     """
     sound = all(bool(weight.isfinite().all()) for weight in stage.ema.parameters())
     rows: list[dict[str, float]] = []
-    for i in range(fabric.global_rank, len(pairs), fabric.world_size):
-        stop.check()
-        measured = _measure(stage, pairs[i]) if sound else None
+    for first in range(0, len(pairs), fabric.world_size):
+        stop.raise_agreed(fabric)
+        i = first + fabric.global_rank
+        if not sound or i >= len(pairs):  # yet the others may ask
+            continue
+        measured = _measure(stage, pairs[i])
         if measured is None:
             sound = False
-            break
+            continue
         scores, shown = measured
         rows.append(scores)
         if shown and fabric.is_global_zero and len(rows) <= PICTURES:
@@ -260,7 +254,7 @@ def _batches(stage: Stage, first: int, fabric: Fabric) -> Iterator[list[Tensor]]
     loader = DataLoader(
         samples, batch_sampler=sampler, num_workers=loop.workers, multiprocessing_context=context
     )
-    with without_interrupt():
+    with without_signals():
         return iter(loader)
 
 

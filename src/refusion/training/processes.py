@@ -1,0 +1,54 @@
+"""The processes of a run: how they begin and how they end."""
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+
+from lightning.fabric import Fabric
+
+from refusion.models.checkpoint import best_device
+from refusion.training.stopping import without_signals
+
+GRACE = 5.0
+"""Seconds in which processes that agreed on stopping do so."""
+
+
+def make_fabric(devices: int | None = None, nodes: int = 1) -> Fabric:
+    """Return the engine: processes, devices and their communication.
+
+    Args:
+        devices: processes on each machine; None takes all accelerators, or one CPU.
+        nodes: machines.
+    """
+    return Fabric(devices=devices or (1 if best_device().type == "cpu" else "auto"), num_nodes=nodes)
+
+
+@contextlib.contextmanager
+def launched(fabric: Fabric) -> Iterator[None]:
+    """Start the processes, and end those that this one started if an error or a signal ends the block.
+
+    They hear no signals; this one tells them, see `Stop.agreed`. Where they wait for it in C, nothing but
+    SIGKILL ends them; that loses nothing, because the first process alone writes.
+    """
+    try:
+        with without_signals():
+            fabric.launch()
+        yield
+    except BaseException:
+        _end(getattr(fabric.strategy.launcher, "procs", []))
+        raise
+
+
+def _end(processes: "list[subprocess.Popen[bytes]]") -> None:
+    """Kill the processes that do not end by themselves.
+
+    Args:
+        processes: are taken from this list, in which Lightning looks for dead ones, to kill this one, too.
+    """
+    started = processes[:]
+    processes.clear()
+    for process in started:
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
