@@ -107,7 +107,7 @@ def test_both_pictures_are_cut_turned_and_resized_alike(
 ) -> None:
     samples = TrainingSamples(five, patch, how)
     for i in range(10):
-        lq, gt, _, number = samples[i]
+        lq, gt, _, number, _ = samples[i]
         assert lq.shape == gt.shape == (1, 3, *patch)
         assert number == i
         np.testing.assert_allclose(lq, degrade(gt.numpy()), rtol=0, atol=1e-4)
@@ -333,7 +333,7 @@ def test_conditions_come_out_of_samples(five: list[Pair]) -> None:
     samples = TrainingSamples(told, (4, 4), Augment(flip=0))
     seen = []
     for i in range(5):
-        _, gt, condition, _ = samples[i]
+        _, gt, condition, *_ = samples[i]
         assert condition.dtype == torch.float32
         assert condition[1] == -1.5
         whole = told[int(condition[0])].read().gt[0].tensor()
@@ -353,13 +353,13 @@ def negative(clean: Picture, rng: np.random.Generator) -> Example:
 def test_a_degradation_says_what_it_asks_for_and_what_it_did(five: list[Pair]) -> None:
     clean = [replace(pair, lq=(), degradation=negative) for pair in five]
     for pair in clean:
-        (lq,), (gt,), (dark,) = pair.read()
+        (lq,), (gt,), (dark,), _ = pair.read()
         (truth,) = pair.clean()
         np.testing.assert_allclose(gt.pixels, 1 - truth.pixels, atol=1e-6)
         np.testing.assert_allclose(lq.pixels, dark * truth.pixels, atol=0.51 / 255)
     samples = TrainingSamples(clean, (8, 8), degradation=negative)
     for i in range(5):
-        degraded, asked, told, _ = samples[i]
+        degraded, asked, told, *_ = samples[i]
         torch.testing.assert_close(degraded, told * (1 - asked))
     assert len({float(samples[i][2]) for i in range(5)}) == 5
 

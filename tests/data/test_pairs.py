@@ -265,7 +265,7 @@ def test_a_pair_that_a_model_does_not_take_is_named_with_its_folder(place: Place
         place(name, np.full((6, 6), 0.5))
     seen: list[tuple[int, int | None]] = []
 
-    def check(views: int, conditions: int | None) -> None:
+    def check(views: int, conditions: int | None, guides: int) -> None:
         seen.append((views, conditions))
         if len(seen) > 1:
             raise ValueError("this model takes 7 of them")
@@ -282,7 +282,7 @@ def test_a_check_sees_the_views_and_conditions_that_are_known(place: Place, tmp_
     """Those of a degradation are not, before it has made them."""
     seen: list[tuple[int, int | None]] = []
 
-    def check(views: int, conditions: int | None) -> None:
+    def check(views: int, conditions: int | None, guides: int) -> None:
         seen.append((views, conditions))
 
     for name in ("told/lq/a.png", "told/gt/a.png", "told/lq/b.png", "told/gt/b.png", "made/a.png"):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -21,6 +21,7 @@ from refusion.data.degradation import Degradation
 from refusion.data.pairs import Pair
 from refusion.data.stereo import parallax
 from refusion.errors import DataError
+from refusion.imaging.fill import FILLS
 from refusion.imaging.image import Image
 from refusion.imaging.resize import Enlarge, antialiased
 
@@ -45,6 +46,7 @@ class Augment:
         clean: probability that there is no degradation: both pictures are the clean one.
         synthetic: probability that a clean picture, of the pairs or of `scenes`, is degraded by the
             recipe's `degradation`.
+        drop_guide: probability that the guides are 0, so that the model works without them, too.
         veil: borrow and strength use the ratio of darkness, (1 - lq) / (1 - gt), as of haze, instead of
             the ratio of brightness.
 
@@ -64,6 +66,7 @@ class Augment:
     scene: float = 0.5
     clean: float = 0.0
     synthetic: float = 0.0
+    drop_guide: float = 0.0
     veil: bool = False
 
     def __post_init__(self) -> None:
@@ -77,17 +80,28 @@ class Augment:
 
 
 class Drawn(NamedTuple):
-    """A window of a degraded and a clean picture, each (views, 3, h, w)."""
+    """A window of a degraded and a clean picture, each (views, 3, h, w), and of guides."""
 
     lq: Tensor
     gt: Tensor
     condition: tuple[float, ...]
+    guides: Tensor
+    """(views, guides, h, w); of lq."""
 
 
-class TrainingSamples(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
-    """Training samples (lq, gt, condition, i); sample i is an augmented pair of the shuffled epoch i // n.
+class Sample(NamedTuple):
+    """A training sample, or a batch of them."""
 
-    lq and gt are (views, 3, *patch), after the enlargement; condition is (conditions,).
+    lq: Float[Tensor, "*batch views 3 h w"]
+    """After the enlargement."""
+    gt: Float[Tensor, "*batch views 3 h w"]
+    condition: Float[Tensor, "*batch conditions"]
+    number: int | Int[Tensor, " batch"]
+    guides: Float[Tensor, "*batch views guides h w"]
+
+
+class TrainingSamples(Dataset[Sample]):
+    """Training samples; sample i is an augmented pair of the shuffled epoch i // n.
 
     Args:
         pairs: the n pairs.
@@ -99,6 +113,8 @@ class TrainingSamples(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
         degradation: makes the synthetic samples of `augment`, and all samples of pairs without lq.
         enlarge: the enlargement of lq.
         cache_bytes: of decoded pictures that may be kept, see `PictureCache`.
+        guides: maps that the network takes; 0 where a pair has none.
+        fill: of the holes that the guide tells, a name in `FILLS`; None if it is no mask.
 
     Raises:
         DataError: a degradation is needed and missing, or the patch is no multiple of the enlargement.
@@ -114,6 +130,8 @@ class TrainingSamples(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
         degradation: Degradation | None = None,
         enlarge: Enlarge = Enlarge(),
         cache_bytes: int = 0,
+        guides: int = 0,
+        fill: str | None = None,
     ) -> None:
         if augment.synthetic and degradation is None:
             raise DataError(f"augment.synthetic is {augment.synthetic}: name a data.degradation")
@@ -124,19 +142,25 @@ class TrainingSamples(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
         self.pairs, self.patch, self.augment, self.seed, self.scenes = pairs, patch, augment, seed, scenes
         self.degradation, self.enlarge = degradation, enlarge
         self.cache = PictureCache(cache_bytes)
+        self.guides, self.fill = guides, fill
 
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, Tensor, int]:
+    def __getitem__(self, i: int) -> Sample:
         epoch, position = divmod(i, len(self.pairs))
         pair = self.pairs[_order(self.seed, epoch, len(self.pairs))[position]]
         rng = np.random.default_rng((self.seed, epoch, position))
-        lq, gt, condition = self._drawn(pair, rng)
+        lq, gt, condition, guides = self._drawn(pair, rng)
         exposure = 1 + self.augment.exposure * rng.uniform(-1, 1)
         tint = 1 + self.augment.tint * rng.uniform(-1, 1, (3, 1, 1))
         exponent = 1 + self.augment.gamma * rng.uniform(-1, 1)
         gain = torch.from_numpy(exposure * tint).float()
         lq = (lq.clamp(0, 1) ** exponent * gain).clamp(0, 1)
         gt = (gt.clamp(0, 1) ** exponent * gain).clamp(0, 1)
-        return lq, gt, torch.tensor(condition, dtype=torch.float32), i
+        if self.fill:
+            guides = (guides > 0).float()
+            lq = torch.stack([FILLS[self.fill](z, mask) for z, mask in zip(lq, guides, strict=True)])
+        if rng.random() < self.augment.drop_guide:
+            guides = torch.zeros_like(guides)
+        return Sample(lq, gt, torch.tensor(condition, dtype=torch.float32), i, guides)
 
     def _drawn(self, pair: Pair, rng: np.random.Generator) -> Drawn:
         """Draw a window of a pair's pictures, with the degradation that `augment` chooses."""
@@ -145,21 +169,31 @@ class TrainingSamples(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
         elsewhere = rng.random() < augment.scene and bool(self.scenes)
         if kind == "clean":
             gt = self._read(pair, rng).gt if pair.lq else self._clean(pair, rng)
-            return Drawn(gt, gt, pair.condition)
+            return self._undegraded(gt, pair)
         if kind == "synthetic" or not pair.lq:
             clean = self._scene(len(pair.gt), rng) if elsewhere else self._clean(pair, rng)
             return self._made(clean, rng)
         if kind == "borrow" and elsewhere:
             gt = self._scene(len(pair.gt), rng)
-            drawn = Drawn(gt, gt, pair.condition)
+            drawn = self._undegraded(gt, pair)
         else:
             drawn = self._read(pair, rng)
         if kind == "borrow":
             donor = self._read(self.pairs[int(rng.integers(len(self.pairs)))], rng)
-            return drawn._replace(lq=_degrade(drawn.gt, donor, rng.uniform(0.6, 1.2), augment.veil))
+            lq = _degrade(drawn.gt, donor, rng.uniform(0.6, 1.2), augment.veil)
+            return drawn._replace(lq=lq, guides=donor.guides)
         if kind == "strength":
             return drawn._replace(lq=_degrade(drawn.gt, drawn, rng.uniform(0.5, 1.3), augment.veil))
         return drawn
+
+    def _undegraded(self, gt: Tensor, pair: Pair) -> Drawn:
+        return Drawn(gt, gt, pair.condition, self._maps(gt, None))
+
+    def _maps(self, ref: Tensor, guides: Tensor | None) -> Tensor:
+        """Return guides as the network takes them, 0 if there are none."""
+        if guides is None or not self.guides:
+            return ref.new_zeros(len(ref), self.guides, *ref.shape[-2:])
+        return self.enlarge(guides)
 
     def _made(self, clean: Tensor, rng: np.random.Generator) -> Drawn:
         """Degrade the views of a clean scene, with the same randomness for each."""
@@ -168,13 +202,17 @@ class TrainingSamples(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
         examples = [self.degradation(view, np.random.default_rng(seed)) for view in clean]
         lq = torch.stack([example.lq for example in examples])
         gt = torch.stack([example.gt for example in examples])
-        return Drawn(self.enlarge(lq), gt, examples[0].condition)
+        maps = [example.guides for example in examples if example.guides is not None]
+        guides = self._maps(gt, torch.stack(maps) if maps else None)
+        return Drawn(self.enlarge(lq), gt, examples[0].condition, guides)
 
     def _read(self, pair: Pair, rng: np.random.Generator) -> Drawn:
         """Read a random window of a pair's pictures."""
         views = pair.read(reader=self.cache.read)
-        lq, gt = self._random_crop([self.enlarge(_stacked(views.lq)), _stacked(views.gt)], rng)
-        return Drawn(lq, gt, views.condition)
+        gt = _stacked(views.gt)
+        planes = [self.enlarge(_stacked(views.lq)), gt, self._maps(gt, views.guides)]
+        lq, gt, guides = self._random_crop(planes, rng)
+        return Drawn(lq, gt, views.condition, guides)
 
     def _clean(self, pair: Pair, rng: np.random.Generator) -> Tensor:
         """Read a random window of the clean pictures of a pair."""
@@ -187,7 +225,7 @@ class TrainingSamples(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
         return self._random_crop([scene], rng)[0]
 
     def _random_crop(self, pictures: Sequence[Tensor], rng: np.random.Generator) -> tuple[Tensor, ...]:
-        """Cut the same random window out of pictures (views, 3, h, w), flipped and turned alike.
+        """Cut the same random window out of pictures (views, c, h, w), flipped and turned alike.
 
         A horizontal flip exchanges the left and the right view. Rows of two views must stay rows: they are
         flipped vertically instead of turned.
@@ -205,17 +243,16 @@ class TrainingSamples(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
         window = [max(1, round(side * scale)) for side in patch]
         top = int(rng.integers(height - window[0] + 1))
         left = int(rng.integers(width - window[1] + 1))
-        both = torch.stack([z[..., top : top + window[0], left : left + window[1]] for z in pictures])
+        both = torch.cat([z[..., top : top + window[0], left : left + window[1]] for z in pictures], dim=1)
         if not stereo:
             both = both.rot90(turns, (-2, -1))
         elif turns % 2:
             both = both.flip(-2)
         if flip < augment.flip:
-            both = both.flip(1, -1)
+            both = both.flip(0, -1)
         if both.shape[-2:] != self.patch:
-            flat = antialiased(both.flatten(0, 1), self.patch)
-            both = flat.reshape(*both.shape[:2], *flat.shape[1:])
-        return tuple(both)
+            both = antialiased(both, self.patch)
+        return torch.split(both, [picture.shape[1] for picture in pictures], dim=1)
 
 
 def _stacked(pictures: Iterable[Image]) -> Float[Tensor, "views 3 h w"]:

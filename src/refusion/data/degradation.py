@@ -24,12 +24,14 @@ Kernel = Float[Tensor, "side side"]
 
 
 class Example(NamedTuple):
-    """A degraded picture, the picture it should be restored to, and the condition of the network."""
+    """A degraded picture, the picture it should be restored to, the condition of the network, and guides."""
 
     lq: Picture
     gt: Picture
     condition: tuple[float, ...] = ()
     """Numbers for the network, such as those of lenses."""
+    guides: Float[Tensor, "guides h w"] | None = None
+    """Maps of lq in [0, 1] for the network, such as the mask of holes; None if there are none."""
 
 
 @runtime_checkable
@@ -206,7 +208,7 @@ class GaussianNoise:
 
 @dataclass(frozen=True, kw_only=True)
 class Holes:
-    """White holes in the picture: strokes, scratches and boxes.
+    """White holes in the picture: strokes, scratches and boxes; the guide is their mask.
 
     Args:
         name: of the degradation, in a recipe.
@@ -228,7 +230,8 @@ class Holes:
         _check_range("thinnest", self.thinnest, "thickest", self.thickest, lowest=1e-4, highest=1)
 
     def __call__(self, clean: Picture, rng: np.random.Generator) -> Example:
-        return Example(apply_mask(clean, self._holes(clean.shape[-2], clean.shape[-1], rng)), clean)
+        holes = self._holes(clean.shape[-2], clean.shape[-1], rng)
+        return Example(apply_mask(clean, holes), clean, guides=holes)
 
     def _holes(self, height: int, width: int, rng: np.random.Generator) -> Field:
         side = min(height, width)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
 
 from refusion.data.degradation import Degradation
 from refusion.errors import DataError, ImageError
@@ -21,12 +23,14 @@ from refusion.imaging.resize import antialiased
 
 SIDES = ("left", "right")
 """Names of the folders of two views."""
+GUIDE = "guide"
+"""Name of the folder of guides."""
 METADATA = "meta.txt"
 Reader = Callable[[Path, int, Admit | None], Image]
 """Reads a file of at most so many pixels."""
 from_file: Reader = read
-Check = Callable[[int, int | None], None]
-"""Checks a number of views and of conditions, None if conditions come from a degradation."""
+Check = Callable[[int, int | None, int], None]
+"""Checks a number of views, of conditions, None if conditions come from a degradation, and of guides."""
 
 
 class Scene(NamedTuple):
@@ -36,6 +40,8 @@ class Scene(NamedTuple):
     gt: tuple[Image, ...]
     condition: tuple[float, ...]
     """Numbers for the network, such as those of lenses."""
+    guides: Float[Tensor, "views guides h w"] | None = None
+    """Maps in [0, 1] beside each degraded picture, as large; None if there are none."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class Pair:
         degradation: makes the degraded picture of the clean one, if there are no files of it.
         factor: ratio of the sides of gt to those of lq.
         number: seed of the degradation.
+        guide: files of a map beside the degraded picture, as a mask; empty if there is none.
     """
 
     lq: tuple[Path, ...]
@@ -57,6 +64,7 @@ class Pair:
     degradation: Degradation | None = None
     factor: int = 1
     number: int = 0
+    guide: tuple[Path, ...] = ()
 
     @property
     def name(self) -> str:
@@ -85,8 +93,9 @@ class Pair:
         gt, condition = self.clean(max_pixels, admit, reader), self.condition
         if self.lq:
             lq = tuple(reader(path, max_pixels, None) for path in self.lq)
+            guides = self._guides(lq, max_pixels, reader)
         else:
-            lq, gt, condition = self._made(gt)
+            lq, gt, condition, guides = self._made(gt)
         if len(lq) != len(gt):
             raise DataError(f"{self.name}: {len(lq)} views in lq/ and {len(gt)} in gt/; give as many")
         for degraded, clean in zip(lq, gt, strict=True):
@@ -94,7 +103,18 @@ class Pair:
                 times = f"; gt should be {self.factor} times as large" if self.factor > 1 else ""
                 sizes = f"lq and gt have sizes {format_sizes(degraded, clean)}{times}"
                 raise DataError(f"{self.name}: {sizes}; crop one of them")
-        return Scene(lq, gt, condition)
+        return Scene(lq, gt, condition, guides)
+
+    def _guides(self, lq: tuple[Image, ...], max_pixels: int, reader: Reader) -> Tensor | None:
+        """Read the guide of every view, as grey."""
+        if not self.guide:
+            return None
+        maps = [reader(path, max_pixels, None) for path in self.guide]
+        for path, guide, degraded in zip(self.guide, maps, lq, strict=True):
+            if guide.size != degraded.size:
+                sizes = f"it and lq have sizes {format_sizes(guide, degraded)}"
+                raise DataError(f"{path}: {sizes}; crop one of them")
+        return torch.stack([guide.tensor().mean(0, keepdim=True) for guide in maps])
 
     def clean(
         self, max_pixels: int = MAX_PIXELS, admit: Admit | None = None, reader: Reader = from_file
@@ -125,7 +145,8 @@ class Pair:
             raise DataError(f"{self.gt[0]}: {error}") from error
         lq = tuple(from_array((255 * example.lq.clamp(0, 1)).round() / 255) for example in examples)
         gt = tuple(from_array(example.gt.clamp(0, 1)) for example in examples)
-        return Scene(lq, gt, examples[0].condition)
+        maps = [example.guides for example in examples if example.guides is not None]
+        return Scene(lq, gt, examples[0].condition, torch.stack(maps) if maps else None)
 
 
 def stems(folder: Path) -> dict[str, Path]:
@@ -183,8 +204,20 @@ def _matched(folder: Path, degradation: Degradation | None, factor: int) -> tupl
         alone += [f"{stem} is not in {METADATA}" for stem in gt if stem not in conditions]
         alone += [f"{stem} of {METADATA}" for stem in conditions if stem not in gt]
         gt = {stem: files for stem, files in gt.items() if stem in conditions}
+    guide: dict[str, tuple[Path, ...]] = {}
+    if parts and (folder / GUIDE).is_dir():
+        guide, lonely = _views(folder, GUIDE)
+        alone += lonely + [f"{GUIDE}/{stem}" for stem in sorted(guide.keys() - gt.keys())]
     pairs = [
-        Pair(lq.get(stem, ()), files, conditions.get(stem, ()), degradation, factor, number)
+        Pair(
+            lq.get(stem, ()),
+            files,
+            conditions.get(stem, ()),
+            degradation,
+            factor,
+            number,
+            guide.get(stem, ()),
+        )
         for number, (stem, files) in enumerate(gt.items())
     ]
     return pairs, alone
@@ -194,19 +227,20 @@ def find_pairs(
     folder: Path,
     degradation: Degradation | None = None,
     factor: int = 1,
-    check: Check = lambda views, conditions: None,
+    check: Check = lambda views, conditions, guides: None,
 ) -> list[Pair]:
     """Return every pair of `folder`/lq and `folder`/gt, in order of stem.
 
     Without lq/ and gt/, clean pictures lie in the folder itself, and a degradation makes the degraded ones.
     Each folder may hold left/ and right/ instead of pictures. meta.txt holds the lenses of bokeh pictures,
-    see `refusion.imaging.lens`.
+    see `refusion.imaging.lens`. guide/ may hold a map beside some of the degraded pictures, as a mask.
 
     Args:
         folder: of the pairs.
         degradation: makes the degraded pictures if there is no lq/.
         factor: ratio of the sides of gt to those of lq.
-        check: raises ValueError for views and conditions that a model does not take, see `ModelSpec.check`.
+        check: raises ValueError for views, conditions and guides that a model does not take, see
+            `ModelSpec.check`.
 
     Raises:
         DataError: a picture has no partner (all are named), there are no pictures, one of the two folders is
@@ -221,7 +255,7 @@ def find_pairs(
         raise DataError(f"{folder}: no lq/ with degraded pictures, and no data.degradation that makes them")
     for pair in pairs:
         try:
-            check(len(pair.gt), len(pair.condition) if pair.lq else None)
+            check(len(pair.gt), len(pair.condition) if pair.lq else None, 1 if pair.guide else 0)
         except ValueError as error:
             remedy = f"two views lie in left/ and right/, and {METADATA} tells conditions"
             raise DataError(f"{folder}: {pair.name}: {error}; {remedy}") from error

@@ -27,6 +27,7 @@ def diffusion_loss(
     decode: Callable[[Batch], Tensor] = lambda state: state,
     picture: Float[Tensor, "b picture_c picture_h picture_w"] | None = None,
     loss: Loss = "l1",
+    weight: Tensor | None = None,
 ) -> Float[Tensor, ""]:
     """Return the mean error of denoising x_t at the times t = 1 ... T, absolute or squared.
 
@@ -39,20 +40,25 @@ def diffusion_loss(
         picture: the clean picture; by default x0, where states are pictures.
         loss: "l1" is least at the median of the possible clean pictures, "l2" at their mean. Where most
             samples need almost no change, the median is no change at all.
+        weight: of the error at each position of what is compared, as 1 in holes and 0 elsewhere; by
+            default 1. Its shape broadcasts.
     """
     x_t = sde.perturb(x0, mu, t, noise)
     output = network(x_t, mu, t.to(x_t.dtype)).to(x_t.dtype)
     if compare == "output":
-        return _mean_error(output, prediction.target(sde, x0, mu, t, noise), loss)
+        return _mean_error(output, prediction.target(sde, x0, mu, t, noise), loss, weight)
     estimate = prediction.clean(output, sde, x_t, mu, t)
     if compare == "picture":
-        return _mean_error(decode(estimate), x0 if picture is None else picture, loss)
+        return _mean_error(decode(estimate), x0 if picture is None else picture, loss, weight)
     reverse_mean = sde.posterior_mean(x_t, estimate, mu, t, t - 1)
-    return _mean_error(reverse_mean, sde.posterior_mean(x_t, x0, mu, t, t - 1), loss)
+    return _mean_error(reverse_mean, sde.posterior_mean(x_t, x0, mu, t, t - 1), loss, weight)
 
 
-def _mean_error(output: Tensor, target: Tensor, loss: Loss) -> Float[Tensor, ""]:
-    return F.l1_loss(output, target) if loss == "l1" else F.mse_loss(output, target)
+def _mean_error(output: Tensor, target: Tensor, loss: Loss, weight: Tensor | None) -> Float[Tensor, ""]:
+    error = F.l1_loss if loss == "l1" else F.mse_loss
+    if weight is None:
+        return error(output, target)
+    return (weight * error(output, target, reduction="none")).mean()
 
 
 def replacing_loss(

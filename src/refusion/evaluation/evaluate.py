@@ -179,6 +179,7 @@ def evaluate(
         try:
             views = _read(pair, restore, options)
             settings: Options = {"condition": views.condition, **options} if views.condition else options
+            settings = {**_maps(views, restore), **settings}
             result = restore.run(restore.request(*views.lq, **settings))
         except (ImageError, DataError) as error:
             if failed is None:
@@ -192,6 +193,14 @@ def evaluate(
             yield Row(name, *scores, *perceived, result.notices), restored
 
 
+def _maps(views: Scene, restore: Restorer) -> Options:
+    """Return the options that hand in the guides of a pair: to models that fill holes, their mask."""
+    if views.guides is None or not restore.network.num_guides:
+        return {}
+    guides = views.guides.numpy()
+    return {"mask": guides[0, 0]} if restore.fill else {"guides": guides}
+
+
 def _read(pair: Pair, restore: Restorer, options: Options) -> Scene:
     """Read the pictures of a pair if they, their restoration and their scoring fit into memory."""
 
@@ -200,7 +209,9 @@ def _read(pair: Pair, restore: Restorer, options: Options) -> Scene:
         copy = COPY * header.width * header.height
         held = views * (copy + copy // factor**2)
         subject = f"{pair.gt[0]} of {header.width} x {header.height} pixels"
-        needed = restore.demand((header.width // factor, header.height // factor), **options)
+        needed = restore.demand(
+            (header.width // factor, header.height // factor), bool(restore.fill), **options
+        )
         restoring = replace(needed, host=held + needed.host)
         making = 0 if pair.lq else MAKING_COPIES * copy
         scoring = (views + SCORING_COPIES) * copy

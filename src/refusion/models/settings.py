@@ -84,6 +84,8 @@ def component(table: Mapping[str, type]) -> Any:
 
 
 _TABLES: list[Mapping[str, type]] = []
+DERIVED = ("channels", "map_channels")
+"""Arguments of networks that are no settings: the codec determines them."""
 
 
 @functools.cache
@@ -93,7 +95,7 @@ def _adapter(cls: type) -> Any:
 
 @functools.cache
 def settings_of(cls: type) -> type[Settings]:
-    """Return the arguments of a class as a type of settings, but `channels`, which the codec determines."""
+    """Return the arguments of a class as a type of settings, but `DERIVED` ones."""
     fields: dict[str, Any] = {"name": (str, ...)}
     for name, parameter in _arguments(cls).items():
         kind = tuple[int, ...] if parameter.annotation == Sequence[int] else parameter.annotation
@@ -105,7 +107,7 @@ def _arguments(cls: type) -> dict[str, inspect.Parameter]:
     """Return the arguments of a class that are settings; one without any inherits `*args, **kwargs`."""
     every = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return {k: p for k, p in every.items() if k not in ("self", "channels") and p.kind not in several}
+    return {k: p for k, p in every.items() if k not in ("self", *DERIVED) and p.kind not in several}
 
 
 def build(table: Mapping[str, Any], settings: Settings, **derived: Any) -> Any:

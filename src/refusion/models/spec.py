@@ -13,6 +13,7 @@ from refusion.diffusion.prediction import PREDICTIONS
 from refusion.diffusion.schedule import SCHEDULES, make_alphas
 from refusion.diffusion.sde import SDE, DenoisingSDE, MeanRevertingSDE
 from refusion.errors import first_line
+from refusion.imaging.fill import FILLS
 from refusion.imaging.level import Level
 from refusion.imaging.resize import Enlarge
 from refusion.models.settings import MAX_SIZE, Settings, build, component, named
@@ -83,6 +84,8 @@ class ModelSpec(Settings):
         process: see `Process`.
         prediction: how the network's output is read, a name in `PREDICTIONS`.
         enlarge: the enlargement of input pictures.
+        fill: for inpainting, the fill of holes that the restoration starts from, a name in `FILLS`; the first
+            guide is then the mask. None for models without this guide: their holes are white.
         sampling: the default sampling of requests.
     """
 
@@ -91,6 +94,7 @@ class ModelSpec(Settings):
     process: Process
     prediction: named(PREDICTIONS)  # type: ignore[valid-type]
     enlarge: Enlarge = Enlarge()
+    fill: named(FILLS) | None = None  # type: ignore[valid-type]
     sampling: Sampling = Sampling()
 
     @model_validator(mode="after")
@@ -103,6 +107,8 @@ class ModelSpec(Settings):
             )
         if denoises and (self.codec.name != "Pixels" or self.enlarge.factor > 1):
             raise ValueError("process.kind is denoising: give codec.name Pixels and enlarge.factor 1")
+        if self.fill and (self.guides != 1 or self.enlarge.factor > 1):
+            raise ValueError(f"fill is {self.fill}: give network.guides 1, the mask, and enlarge.factor 1")
         if self.sampling.steps > self.process.steps:
             raise ValueError(
                 f"sampling.steps is {self.sampling.steps} and process.steps {self.process.steps}"
@@ -125,9 +131,14 @@ class ModelSpec(Settings):
         """Number of values in the condition of each picture."""
         return self.outline.network.num_conditions
 
-    def check(self, views: int, conditions: int | None) -> None:
-        """Check that the model takes a scene of so many views and conditions, see `Network.check`."""
-        self.outline.network.check(views, conditions)
+    @property
+    def guides(self) -> int:
+        """Number of maps that the model sees beside each picture."""
+        return self.outline.network.num_guides
+
+    def check(self, views: int, conditions: int | None, guides: int = 0) -> None:
+        """Check that the model takes a scene of so many views, conditions and guides, see `Network.check`."""
+        self.outline.network.check(views, conditions, guides)
 
     def build(self, name: str = "a model") -> Restorer:
         """Return a restorer with fresh weights.
@@ -140,8 +151,12 @@ class ModelSpec(Settings):
         """
         try:
             codec: Codec = build(CODECS, self.codec)
-            network: Network = build(NETWORKS, self.network, channels=codec.channels)
+            derived = {"channels": codec.channels}
+            if "guides" in type(self.network).model_fields:
+                derived["map_channels"] = codec.map_channels
+            network: Network = build(NETWORKS, self.network, **derived)
         except RuntimeError as error:  # of sizes that torch cannot hold
             raise ValueError(first_line(error)) from error
         prediction = PREDICTIONS[self.prediction]
-        return Restorer(network, codec, self.process.build(), prediction, self.sampling, self.enlarge, name)
+        sde = self.process.build()
+        return Restorer(network, codec, sde, prediction, self.sampling, self.enlarge, self.fill, name)

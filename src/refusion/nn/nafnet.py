@@ -100,13 +100,16 @@ class ConditionalNAFNet(Network):
             `SCAM`. On pixels unshuffled by 4, 1 is as fine as 4 on pixels.
         conditional: False for the denoising SDE, which has no mean: the network sees x_t alone and
             ignores mu.
+        guides: maps that the network sees beside the picture, see `Network.num_guides`.
+        map_channels: channels of the state of a guide.
         local: height and width of the states in training, if channel attention should take means over
             windows of about that size, see `local_mean`; by default it takes means over the whole state.
             A local network has no `reach` and runs on whole pictures only.
 
     Raises:
         ValueError: unequal numbers of levels, an odd or small width, a negative number of conditions, a
-            `local` that is not height and width, or two views with a `downscale` other than 1 or 4.
+            `local` that is not height and width, two views with a `downscale` other than 1 or 4, or guides
+            of a network without mu.
     """
 
     def __init__(
@@ -122,6 +125,8 @@ class ConditionalNAFNet(Network):
         downscale: int = 4,
         conditional: bool = True,
         local: Sequence[int] = (),
+        guides: int = 0,
+        map_channels: int = 1,
     ) -> None:
         super().__init__()
         if len(encoder) != len(decoder):
@@ -136,6 +141,11 @@ class ConditionalNAFNet(Network):
             raise ValueError(f"downscale is {downscale}: give one of {DOWNSCALES}")
         if local and (len(local) != 2 or min(local) < 1):
             raise ValueError(f"local is {tuple(local)}: give height and width of the states in training")
+        if guides < 0 or (guides and not conditional):
+            raise ValueError(
+                f"guides is {guides}: give how many maps there are, or 0, as without conditional"
+            )
+        self.num_guides = guides
         self.long_skip, self.num_conditions, self.conditional = long_skip, conditions, conditional
         self.num_views = 2 if stereo else 1
         self.factor = 2 ** len(encoder)
@@ -157,8 +167,11 @@ class ConditionalNAFNet(Network):
             self.cam_mlp = nn.Sequential(
                 nn.Linear(conditions * width, 2 * time_width), SimpleGate(), nn.Linear(time_width, time_width)
             )
-        self.intro = nn.Conv2d(2 * channels if conditional else channels, width, 3, padding=1)
+        seen = 2 * channels + guides * map_channels if conditional else channels
+        self.intro = nn.Conv2d(seen, width, 3, padding=1)
         self.ending = nn.Conv2d(width, channels, 3, padding=1)
+        for weight in self.ending.parameters():
+            nn.init.zeros_(weight)  # untrained it predicts no correction of mu
 
         def stage(blocks: int, c: int) -> Stage:
             return Stage(
@@ -216,7 +229,7 @@ class ConditionalNAFNet(Network):
     def forward(
         self,
         x_t: Float[Tensor, "b c h w"],
-        mu: Float[Tensor, "b c h w"],
+        mu: Float[Tensor, "b seen h w"],
         t: Float[Tensor, " b"],
         embedding: Float[Tensor, "b modulations"] | None = None,
         pool: Pool = whole_mean,
@@ -235,7 +248,7 @@ class ConditionalNAFNet(Network):
         modulations = iter(torch.split(embedding[:, :, None, None], self.modulations, dim=1))
         pool = self.pool or pool
         height, width = x_t.shape[-2:]
-        seen = torch.cat([x_t - mu, mu], dim=1) if self.conditional else x_t
+        seen = torch.cat([x_t - mu[:, : x_t.shape[1]], mu], dim=1) if self.conditional else x_t
         x = pad_to_multiple(seen, self.factor)
         x = intro = self.intro(x.contiguous(memory_format=torch.channels_last))
         skips = []

@@ -18,6 +18,8 @@ class Network(nn.Module, ABC):
     """Pictures of one scene that the network sees together, consecutive in a batch; 2 for stereo."""
     num_conditions: int = 0
     """Numbers in the condition of each picture, as for lenses; the time is not counted."""
+    num_guides: int = 0
+    """Maps beside the picture, such as a mask, whose states the network sees after the channels of mu."""
     conditional: bool = True
     """Whether the network sees mu; the denoising SDE has none."""
     multiple: int = 1
@@ -41,7 +43,7 @@ class Network(nn.Module, ABC):
     def forward(
         self,
         x_t: Float[Tensor, "b c h w"],
-        mu: Float[Tensor, "b c h w"],
+        mu: Float[Tensor, "b seen h w"],
         t: Float[Tensor, " b"],
         embedding: Float[Tensor, "b modulations"] | None = None,
         pool: Pool = whole_mean,
@@ -49,6 +51,7 @@ class Network(nn.Module, ABC):
         """Return the prediction at integer training time t.
 
         Args:
+            mu: and after its channels the states of the guides, see `Codec.with_guides`.
             embedding: `embed(t, condition)`; by default `embed(t)`.
             pool: computes the means of the channel attention.
         """
@@ -56,21 +59,25 @@ class Network(nn.Module, ABC):
     def declare_like(self, network: "Network") -> None:
         """Declare the same attributes as another network, which this one runs."""
         self.num_views, self.num_conditions = network.num_views, network.num_conditions
+        self.num_guides = network.num_guides
         self.conditional, self.local = network.conditional, network.local
         self.multiple, self.reach, self.working_bytes = network.multiple, network.reach, network.working_bytes
 
-    def check(self, views: int, conditions: int | None = None) -> None:
-        """Check that the network takes a scene of so many views and conditions.
+    def check(self, views: int, conditions: int | None = None, guides: int = 0) -> None:
+        """Check that the network takes a scene of so many views, conditions and guides.
 
         Args:
             views: pictures of the scene.
             conditions: numbers in its condition; None if that number is not known yet.
+            guides: maps beside each picture; 0 if there are none, which every network takes.
 
         Raises:
-            ValueError: the network takes another number of views or conditions.
+            ValueError: the network takes another number of views, conditions or guides.
         """
         if views != self.num_views:
             expected = "a left and a right view" if self.num_views > 1 else "one picture at a time"
             raise ValueError(f"{views} pictures: this model takes {expected}")
         if conditions is not None and conditions != self.num_conditions:
             raise ValueError(f"condition has {conditions} numbers: this model takes {self.num_conditions}")
+        if guides not in (0, self.num_guides):
+            raise ValueError(f"{guides} guides: this model takes {self.num_guides or 'none'}")

@@ -66,6 +66,7 @@ class Work:
         enlarged: whether the input picture has fewer pixels.
         masked: whether the request has a mask.
         trajectory: whether the picture after every step is kept.
+        solved: whether the holes of a mask are filled by solving an equation, see `harmonic_fill`.
     """
 
     size: tuple[int, int]
@@ -74,13 +75,14 @@ class Work:
     enlarged: bool = False
     masked: bool = False
     trajectory: bool = False
+    solved: bool = False
 
     @property
     def copies(self) -> int:
-        """Pictures in memory: the result; the enlarged input; with a mask three; of several samples the mean,
-        the squares, a sample and a difference; the trajectory."""
-        several = self.samples > 1
-        return 1 + self.enlarged + 3 * self.masked + 4 * several + self.steps * self.trajectory
+        """Pictures in memory: the result; the enlarged input; with a mask three, or five if it is solved; of
+        several samples the mean, the squares, a sample and a difference; the trajectory."""
+        several, masked = self.samples > 1, 5 if self.solved else 3
+        return 1 + self.enlarged + masked * self.masked + 4 * several + self.steps * self.trajectory
 
 
 def least_demand(work: Work, network: Network, codec: Codec, limits: Limits, on_cpu: bool) -> Demand:
@@ -95,6 +97,9 @@ def least_demand(work: Work, network: Network, codec: Codec, limits: Limits, on_
     (width, height), views = work.size, network.num_views
     rows, columns = codec.state_size(height, width)
     states = 4 * codec.channels * rows * columns * (STATES + MORE_STATES * (work.steps > 1))
+    if network.num_guides:  # the maps, their states, and these after mu
+        guides = network.num_guides * (width * height + 2 * codec.map_channels * rows * columns)
+        states += 4 * (guides + codec.channels * rows * columns)
     tile = limits.tile and math.ceil(limits.tile * max(rows / height, columns / width))
     coding = views * codec.least_bytes(height, width, limits.tile or limits.policy.min_tile)
     walking = int(HEAP * least_bytes(network, rows, columns, limits.policy, tile))

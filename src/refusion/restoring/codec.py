@@ -20,6 +20,8 @@ from refusion.restoring.memory import COPY
 from refusion.restoring.tiling import DEFAULT_MIN_TILE, TilingPolicy, ignore
 
 Pictures = Float[Tensor, "b 3 h w"]
+Maps = Float[Tensor, "b maps h w"]
+"""Guides of pictures, such as a mask, in [0, 1]."""
 States = Float[Tensor, "b channels state_h state_w"]
 Features = tuple[Tensor, ...]
 
@@ -46,6 +48,8 @@ class Codec(nn.Module, ABC):
     """Channels of the state."""
     bounds: tuple[float, float] | None
     """Range of the values of a state, to which estimates are clamped; None if they are not."""
+    map_channels: int = 1
+    """Channels of the state of a guide."""
     multiple: int = 1
     """Pictures are padded to multiples of this before they are encoded."""
     traceable: bool = True
@@ -60,6 +64,14 @@ class Codec(nn.Module, ABC):
     @abstractmethod
     def decode(self, state: States, features: Features, size: tuple[int, int]) -> Pictures:
         """Decode a state, which may be outside the bounds, with the features and size of `encode`."""
+
+    def encode_guides(self, guides: Maps) -> Float[Tensor, "b map_channels state_h state_w"]:
+        """Return the states of guides, at the positions of the state of their picture; here the means."""
+        return antialiased(guides, self.state_size(guides.shape[-2], guides.shape[-1]))
+
+    def with_guides(self, mu: States, guides: Maps) -> Float[Tensor, "b seen state_h state_w"]:
+        """Return what a network sees beside x_t: mu, then the states of the guides, if there are any."""
+        return torch.cat([mu, self.encode_guides(guides)], dim=1) if guides.shape[1] else mu
 
     def state_size(self, height: int, width: int) -> tuple[int, int]:
         """Return height and width of the state of a picture, or more."""
@@ -111,13 +123,19 @@ class Pixels(Codec):
         if factor < 1:
             raise ValueError(f"factor is {factor}: give at least 1")
         self.factor, self.bounds = factor, (0.0, 1.0) if bounded else None
-        self.channels, self.multiple = 3 * factor**2, factor
+        self.channels, self.map_channels, self.multiple = 3 * factor**2, factor**2, factor
 
     def encode(self, image: Pictures) -> Encoded:
-        height, width = image.shape[-2:]
+        return Encoded(self._unshuffled(image), (), (image.shape[-2], image.shape[-1]))
+
+    def encode_guides(self, guides: Maps) -> Float[Tensor, "b map_channels state_h state_w"]:
+        return self._unshuffled(guides)
+
+    def _unshuffled(self, planes: Tensor) -> Tensor:
+        height, width = planes.shape[-2:]
         padding = (0, -width % self.factor, 0, -height % self.factor)
-        padded = F.pad(image.contiguous(), padding, mode="replicate")
-        return Encoded(F.pixel_unshuffle(padded, self.factor), (), (height, width))
+        padded = F.pad(planes.contiguous(), padding, mode="replicate")
+        return F.pixel_unshuffle(padded, self.factor)
 
     def decode(self, state: States, features: Features, size: tuple[int, int]) -> Pictures:
         height, width = size
@@ -159,7 +177,7 @@ class Pyramid(Codec):
         self.longest_side = longest_side
         self.dark = dark
         self.pixels = Pixels(factor)
-        self.channels = self.pixels.channels
+        self.channels, self.map_channels = self.pixels.channels, self.pixels.map_channels
 
     def _reduced_size(self, height: int, width: int) -> tuple[int, int]:
         scale = min(1.0, self.longest_side / max(height, width))
@@ -183,6 +201,10 @@ class Pyramid(Codec):
             )
         reduced = antialiased(narrow, small)
         return Encoded(self.pixels.encode(reduced).mu, (image, reduced), small)
+
+    def encode_guides(self, guides: Maps) -> Float[Tensor, "b map_channels state_h state_w"]:
+        small = self._reduced_size(guides.shape[-2], guides.shape[-1])
+        return self.pixels.encode_guides(antialiased(guides, small))
 
     def decode(self, state: States, features: Features, size: tuple[int, int]) -> Pictures:
         image, before = features

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from refusion.errors import Report
 from refusion.nn.layers import LinearAttention, PreNorm, ResBlock, Residual, reflect
-from refusion.restoring.codec import Codec, Encoded, Features, Pictures, States
+from refusion.restoring.codec import Codec, Encoded, Features, Maps, Pictures, States
 from refusion.restoring.memory import COPY
 from refusion.restoring.tiling import DEFAULT_MIN_TILE, Tiles, Window, ignore
 
@@ -125,6 +125,10 @@ class LatentUNet(Codec):
         latent, features = self.latent(image)
         return Encoded(self.normalised(latent), features, (image.shape[-2], image.shape[-1]))
 
+    def encode_guides(self, guides: Maps) -> Float[Tensor, "b map_channels state_h state_w"]:
+        """Return the mean of each guide over the pixels of every position."""
+        return F.avg_pool2d(self.padded(guides), self.factor)
+
     def decode(self, state: States, features: Features, size: tuple[int, int]) -> Pictures:
         return self.picture(self.denormalised(state), features, size)
 
@@ -174,8 +178,8 @@ class LatentUNet(Codec):
         x, outer = self.rise(latent, features)
         return self.ascend(x, outer)[..., : size[0], : size[1]]
 
-    def padded(self, image: Pictures) -> Float[Tensor, "b 3 padded_h padded_w"]:
-        """Return the picture with its sides padded to multiples, as `descend` expects it."""
+    def padded(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c padded_h padded_w"]:
+        """Return a picture with its sides padded to multiples, as `descend` expects it."""
         height, width = image.shape[-2:]
         return reflect(image.contiguous(), (height + -height % self.multiple, width + -width % self.multiple))
 
@@ -258,6 +262,9 @@ class Tiled(Codec):
         self.tiles.sweep((padded.shape[-2], padded.shape[-1]), whole.reach[0], whole.multiple, work)
         latent, inner = whole.bottom(deepest)
         return Encoded(whole.normalised(latent), (padded, *inner), (image.shape[-2], image.shape[-1]))
+
+    def encode_guides(self, guides: Maps) -> Float[Tensor, "b map_channels state_h state_w"]:
+        return self.whole.encode_guides(guides)
 
     def decode(self, state: States, features: Features, size: tuple[int, int]) -> Pictures:
         whole = self.whole

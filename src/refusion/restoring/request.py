@@ -15,6 +15,8 @@ from refusion.restoring.tiling import TilingPolicy
 
 Mask = Shaped[np.ndarray, "h w"]
 """1 in the holes of a picture, 0 where it is kept."""
+Guides = Shaped[np.ndarray, "*views guides h w"]
+"""Maps beside a picture, in [0, 1]; of several views the same for all, or with a first axis for each."""
 Std = Float[np.ndarray, "h w"]
 """Standard deviation over samples at each pixel, as the root mean square over the colours."""
 
@@ -95,14 +97,17 @@ class Request:
         condition: numbers for the network, as many as it takes (for lenses see `refusion.imaging.lens`).
         sigma: standard deviation of the noise in the picture, in [0, 1]; only for models of Gaussian
             denoising, which estimate it by default.
-        mask: for inpainting; pixels where it is 0 are kept to the last bit.
+        mask: for inpainting; pixels where it is 0 are kept to the last bit. Models with a `fill` see it as
+            their first guide.
+        guides: maps beside the picture for models that take some, as many as they take, but for the mask of
+            models with a `fill`; by default 0 everywhere.
         samples: number of restorations, with the seeds seed, seed + 1, ...; the result is their mean.
         trajectory: also return the picture after every step.
         limits: tiles and memory.
 
     Raises:
-        ValueError: views of different sizes, a mask of another size, sigma outside [0, 1], fewer than one
-            sample, a trajectory of several samples or views.
+        ValueError: views of different sizes, a mask or guides of another size, sigma outside [0, 1], fewer
+            than one sample, a trajectory of several samples or views.
     """
 
     images: tuple[Image, ...]
@@ -110,6 +115,7 @@ class Request:
     condition: tuple[float, ...] = ()
     sigma: float | None = None
     mask: Mask | None = None
+    guides: Guides | None = None
     samples: int = 1
     trajectory: bool = False
     limits: Limits = Limits()
@@ -119,17 +125,27 @@ class Request:
             raise ValueError(f"left and right are {format_sizes(*self.images)}: give views of one size")
         if self.sigma is not None and not 0 <= self.sigma <= 1:
             raise ValueError(f"sigma is {self.sigma}: 25 grey levels are 25/255 in [0, 1]")
-        if self.mask is not None and any(self.mask.shape != image.pixels.shape[:2] for image in self.images):
-            height, width = self.mask.shape
-            sizes = f"{width}x{height} and the picture {format_sizes(*self.images)}"
-            raise ValueError(f"the mask is {sizes}: give equal ones")
-        if self.mask is not None and not (self.mask.min() >= 0 and self.mask.max() <= 1):  # NaN is neither
-            span = f"{self.mask.min():g} to {self.mask.max():g}"
-            raise ValueError(f"the mask spans {span}: give 1 in a hole and 0 elsewhere")
+        if self.mask is not None:
+            self._check_map("mask", self.mask, "give 1 in a hole and 0 elsewhere")
+        if self.guides is not None:
+            self._check_map("guide", self.guides, "give 0 to 1")
+            if self.guides.ndim > 4 or (self.guides.ndim == 4 and len(self.guides) != len(self.images)):
+                shape = "x".join(map(str, self.guides.shape))
+                raise ValueError(
+                    f"guides are {shape}: give guides x height x width, for each view or for all"
+                )
         if self.samples < 1:
             raise ValueError(f"samples is {self.samples}: give at least 1")
         if self.trajectory and (self.samples > 1 or len(self.images) > 1):
             raise ValueError("a trajectory is of a single picture and a single sample: leave one out")
+
+    def _check_map(self, name: str, values: np.ndarray, remedy: str) -> None:
+        if any(values.shape[-2:] != image.pixels.shape[:2] for image in self.images):
+            height, width = values.shape[-2:]
+            sizes = f"{width}x{height} and the picture {format_sizes(*self.images)}"
+            raise ValueError(f"the {name} is {sizes}: give equal ones")
+        if not (values.min() >= 0 and values.max() <= 1):  # NaN is neither
+            raise ValueError(f"the {name} spans {values.min():g} to {values.max():g}: {remedy}")
 
 
 class Options(TypedDict, total=False):
@@ -142,6 +158,7 @@ class Options(TypedDict, total=False):
     condition: tuple[float, ...]
     sigma: float | None
     mask: Mask | None
+    guides: Guides | None
     samples: int
     trajectory: bool
     tile: int | None

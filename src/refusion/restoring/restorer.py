@@ -51,6 +51,7 @@ class Restorer:
         prediction: how the network's output is read.
         sampling: the defaults of `Options`.
         enlarge: the enlargement of input pictures.
+        fill: of holes, see `ModelSpec.fill`.
         name: of the model, for messages.
         std_scale: factor of the standard deviation of samples, which are surer than they are right.
     """
@@ -61,6 +62,7 @@ class Restorer:
     prediction: Prediction
     sampling: Sampling = Sampling()
     enlarge: Enlarge = Enlarge()
+    fill: str | None = None
     name: str = "a model"
     std_scale: float = 1.0
 
@@ -119,6 +121,7 @@ class Restorer:
             self.enlarge.factor > 1,
             masked,
             rest.get("trajectory", False),
+            self.fill == "harmonic",
         )
         on_cpu = self.device.type == "cpu"
         return least_demand(work, self.network, self.codec, Limits(**limits), on_cpu)
@@ -155,7 +158,7 @@ class Restorer:
         for notice in rectification_notices(request.images):
             note(notice)
         scene = self._scene(request)
-        walk = self._prepare(scene.tensor().to(self.device), request, note)
+        walk = self._prepare(scene.tensor().to(self.device), scene.guides.to(self.device), request, note)
         total = request.samples * (len(timesteps(self.sde.steps, request.sampling.steps, walk.first)) - 1)
         several = scene.sources if request.samples > 1 else ()
         ensembles = [Ensemble(source.pixels.shape) for source in several]
@@ -201,10 +204,13 @@ class Restorer:
             views: pictures of the scene; by default those of the request.
 
         Raises:
-            ValueError: the model takes another number of views or conditions, no sigma or no mask, or fewer
-                steps.
+            ValueError: the model takes another number of views, conditions or guides, no sigma or no mask,
+                needs a mask, or takes fewer steps.
         """
-        self.network.check(len(request.images) if views is None else views, len(request.condition))
+        guides = 0 if request.guides is None else request.guides.shape[-3]
+        if self.fill and request.images and (request.mask is None or guides):
+            raise ValueError("this model fills the holes of a mask, its only guide: give a mask")
+        self.network.check(len(request.images) if views is None else views, len(request.condition), guides)
         if request.sigma is not None and not self.sde.needs_noise_std:
             raise ValueError(f"sigma is {request.sigma}: only models of Gaussian denoising take it")
         if request.mask is not None and self.enlarge.factor > 1:
@@ -223,21 +229,36 @@ class Restorer:
         return replace(source, pixels=pixels, alpha=alpha)
 
     def restore_batch(
-        self, lq: Float[Tensor, "b 3 h w"], **options: Unpack[Options]
+        self,
+        lq: Float[Tensor, "b 3 h w"],
+        maps: Float[Tensor, "b guides h w"] | None = None,
+        **options: Unpack[Options],
     ) -> Float[Tensor, "b 3 restored_h restored_w"]:
         """Restore a batch in [0, 1] on the restorer's device.
 
         All pictures share the seed's noise field, so that the result of each does not depend on the others.
         The left and the right view of a scene are consecutive.
 
+        Args:
+            lq: the pictures; holes of models with a `fill` are filled already, and their results are not
+                composed with what was kept.
+            maps: guides beside each picture, as large, on the same device; by default 0.
+            options: of all restorations.
+
         Raises:
-            ValueError: see `run`; or a mask, samples or a trajectory, which are of single scenes.
+            ValueError: see `run`; or a mask, guides, samples or a trajectory as options, which are of single
+                scenes.
         """
         request, views = self.request(**options), self.network.num_views
-        if request.mask is not None or request.samples > 1 or request.trajectory:
-            raise ValueError("a batch takes no mask, samples or trajectory: restore its pictures one by one")
+        single = (request.mask is not None, request.guides is not None, request.samples > 1)
+        if any(single) or request.trajectory:
+            one_by_one = "restore its pictures one by one"
+            raise ValueError(f"a batch takes no mask, guides, samples or trajectory: {one_by_one}")
         self.check(request, len(lq) if len(lq) % views else views)
-        walk = self._prepare(self.enlarge(lq), request, _warn)
+        if maps is None:
+            maps = lq.new_zeros(len(lq), self.network.num_guides, *lq.shape[-2:])
+        self.network.check(views, None, maps.shape[1])
+        walk = self._prepare(self.enlarge(lq), maps, request, _warn)
         *_, last = walk.states(request.sampling, request.condition, None)
         return walk.decode(last)
 
@@ -245,10 +266,24 @@ class Restorer:
         holes = None
         if request.mask is not None:
             holes = torch.from_numpy(request.mask.astype(np.float32))[None]
-        return Scene(tuple(self.upscale_input(image) for image in request.images), holes)
+        size = request.images[0].size[::-1]
+        guides = torch.zeros(1, self.network.num_guides, *size)
+        if request.guides is not None:
+            guides = torch.from_numpy(request.guides.astype(np.float32)).reshape(-1, *guides.shape[1:])
+        elif self.fill and holes is not None:
+            guides = (holes > 0).float()[None]
+        sources = tuple(self.upscale_input(image) for image in request.images)
+        guides = guides.expand(len(sources), -1, -1, -1)
+        return Scene(sources, holes, guides, self.fill or "white")
 
     @torch.inference_mode()
-    def _prepare(self, lq: Float[Tensor, "b 3 h w"], request: Request, report: Report) -> Walk:
+    def _prepare(
+        self,
+        lq: Float[Tensor, "b 3 h w"],
+        guides: Float[Tensor, "b guides input_h input_w"],
+        request: Request,
+        report: Report,
+    ) -> Walk:
         limits = request.limits
         free = limits.memory or free_memory(self.device)
         codec = codec_with_tiling(self.codec, lq, free, limits.tile, limits.policy, report)
@@ -258,7 +293,8 @@ class Restorer:
         free = limits.memory or free_memory(self.device)  # encoding took some of it
         network = with_tiling(self.network, encoded.mu, free, tile, limits.policy, report)
         first = self.sde.initial_time(self._noise_std(lq, request.sigma, report))
-        return Walk(codec, encoded, network, self.sde, self.prediction, first)
+        seen = codec.with_guides(encoded.mu, self.enlarge(guides) if guides.shape[1] else guides)
+        return Walk(codec, encoded, seen, network, self.sde, self.prediction, first)
 
     def _noise_std(self, lq: Float[Tensor, "b 3 h w"], sigma: float | None, report: Report) -> float | None:
         """Return the standard deviation of the noise, or an estimate of it if the process needs one.

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from refusion.errors import Notice
 from refusion.imaging.analysis import vertical_offset
+from refusion.imaging.fill import FILLS
 from refusion.imaging.image import Image
-from refusion.imaging.masks import apply_mask
 
 UNCHANGED = 1 / 255
 """A picture counts as unchanged if the largest difference of a pixel is below this."""
@@ -19,17 +19,26 @@ UNCHANGED = 1 / 255
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """The input pictures of a request, and the mask of their holes."""
+    """The input pictures of a request, and the mask of their holes.
+
+    Args:
+        sources: the pictures.
+        holes: the mask, if there is one.
+        guides: maps for the network, for each picture.
+        fill: of the holes, a name in `FILLS`.
+    """
 
     sources: tuple[Image, ...]
     holes: Float[Tensor, "1 h w"] | None
+    guides: Float[Tensor, "b guides h w"]
+    fill: str = "white"
 
     def tensor(self) -> Float[Tensor, "b 3 h w"]:
-        """Return the pictures as the model expects them, with white holes; a single one is not copied."""
+        """Return the pictures as the model expects them, with filled holes; a single one is not copied."""
         if len(self.sources) == 1 and self.holes is None:
             return self.sources[0].tensor()[None]
         pictures = (source.tensor() for source in self.sources)
-        return torch.stack([z if self.holes is None else apply_mask(z, self.holes) for z in pictures])
+        return torch.stack([z if self.holes is None else FILLS[self.fill](z, self.holes) for z in pictures])
 
     def images(self, restored: Float[Tensor, "b 3 h w"]) -> tuple[Image, ...]:
         """Return the restored pictures; pixels outside the holes are those of the input."""

@@ -209,7 +209,7 @@ class TiledNetwork(Network):
     def forward(
         self,
         x_t: Float[Tensor, "b c h w"],
-        mu: Float[Tensor, "b c h w"],
+        mu: Float[Tensor, "b seen h w"],
         t: Float[Tensor, " b"],
         embedding: Float[Tensor, "b modulations"] | None = None,
         pool: Pool = whole_mean,

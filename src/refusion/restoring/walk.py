@@ -27,6 +27,7 @@ class Walk:
     Args:
         codec, network: in tiles or not, as fits the size of the pictures and the memory.
         encoded: the pictures.
+        seen: what the network sees beside x_t, see `Codec.with_guides`.
         sde: the process.
         prediction: how the network's output is read.
         first: the time at which sampling starts.
@@ -34,6 +35,7 @@ class Walk:
 
     codec: Codec
     encoded: Encoded
+    seen: Float[Tensor, "b seen state_h state_w"]
     network: Network
     sde: SDE
     prediction: Prediction
@@ -78,7 +80,7 @@ class Walk:
             if cancel is not None and cancel():
                 raise Cancelled("cancelled")
             batch_t = torch.full((len(x_t),), float(t), device=x_t.device)
-            output = network(x_t, mu, batch_t, embeddings[t].expand(len(x_t), -1))
+            output = network(x_t, self.seen, batch_t, embeddings[t].expand(len(x_t), -1))
             x0 = self.prediction.clean(output, self.sde, x_t, mu, t)
             return x0.clamp(*self.codec.bounds) if self.codec.bounds else x0
 

@@ -56,10 +56,11 @@ def cost(recipe: Recipe) -> Cost:
         encoded = codec.encode(pictures)
         codec_macs, _ = _count(second, lambda: codec.decode(*codec.encode(pictures)))
         mu, t = encoded.mu, torch.zeros(len(pictures))
+        seen = codec.with_guides(mu, torch.zeros(len(t), network.num_guides, *recipe.data.patch))
         condition = torch.zeros(len(t), network.num_conditions)
 
         def predict() -> torch.Tensor:
-            return network(mu, mu, t, network.embed(t, condition))
+            return network(mu, seen, t, network.embed(t, condition))
 
         macs, saved_second = _count(second, predict)
         trained = list(network.parameters())

@@ -199,6 +199,13 @@ class Recipe(Settings):
             raise ValueError("data.augment clean, borrow and strength do not go with network.conditions")
         return self
 
+    @model_validator(mode="after")
+    def _check_mask(self) -> "Recipe":
+        """Check that a mask, without which a hole cannot be filled, is never dropped."""
+        if self.model.fill and self.data.augment.drop_guide:
+            raise ValueError("data.augment.drop_guide does not go with model.fill, which needs the mask")
+        return self
+
     def pairs(self, folder: str | Path) -> list[Pair]:
         """Return the pairs of a folder for this task, see `refusion.data.pairs.find_pairs`."""
         return find_pairs(Path(folder), self.data.degradation, self.model.enlarge.factor, self.model.check)

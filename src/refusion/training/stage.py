@@ -50,6 +50,7 @@ class Stage(ABC):
         self,
         lq: Float[Tensor, "b 3 h w"],
         gt: Float[Tensor, "b 3 h w"],
+        guides: Float[Tensor, "b guides h w"],
         condition: Float[Tensor, "scenes conditions"],
         random: StepRandom,
     ) -> Float[Tensor, ""]:

@@ -20,7 +20,7 @@ from refusion.imaging.image import Image
 from refusion.imaging.resize import Enlarge
 from refusion.models import checkpoint
 from refusion.nn.network import Network
-from refusion.restoring.codec import Codec, Pictures
+from refusion.restoring.codec import Codec, Maps, Pictures
 from refusion.restoring.restorer import Restorer
 from refusion.training.randomness import StepRandom
 from refusion.training.recipe import Recipe
@@ -66,9 +66,13 @@ class CodecStage(Stage):
             data.degradation,
             self.recipe.model.enlarge,
             cache_bytes(settings),
+            self.recipe.model.guides,
+            self.recipe.model.fill,
         )
 
-    def loss(self, lq: Pictures, gt: Pictures, condition: Condition, random: StepRandom) -> Float[Tensor, ""]:
+    def loss(
+        self, lq: Pictures, gt: Pictures, guides: Maps, condition: Condition, random: StepRandom
+    ) -> Float[Tensor, ""]:
         settings = self.recipe.codec_training
         chance, chances = random.chances(len(lq) // len(condition))
         if chance < settings.swap:
@@ -148,23 +152,34 @@ class DiffusionStage(Stage):
 
     def samples(self, pairs: Sequence[Pair], scenes: Sequence[Path]) -> TrainingSamples:
         data = self.recipe.data
-        seed, enlarge = self.recipe.training.seed, self.recipe.model.enlarge
-        room = cache_bytes(self.loop)
+        seed, model = self.recipe.training.seed, self.recipe.model
         samples = TrainingSamples(
-            pairs, data.patch, data.augment, seed, scenes, data.degradation, enlarge, room
+            pairs,
+            data.patch,
+            data.augment,
+            seed,
+            scenes,
+            data.degradation,
+            model.enlarge,
+            cache_bytes(self.loop),
+            model.guides,
+            model.fill,
         )
-        _, gt, condition, _ = samples[0]
+        first = samples[0]
         try:
-            self.restorer.network.check(len(gt), len(condition))
+            self.restorer.network.check(len(first.gt), len(first.condition), first.guides.shape[1])
         except ValueError as error:
             raise DataError(f"the training pairs: {error}") from error
         return samples
 
-    def loss(self, lq: Pictures, gt: Pictures, condition: Condition, random: StepRandom) -> Float[Tensor, ""]:
+    def loss(
+        self, lq: Pictures, gt: Pictures, guides: Maps, condition: Condition, random: StepRandom
+    ) -> Float[Tensor, ""]:
         training, sde = self.recipe.training, self.restorer.sde
         network, codec = self.learner.network, self.learner.codec
         mu, features, size = codec.encode(lq)
         x0 = codec.encode(gt).mu
+        seen = codec.with_guides(mu, guides)
         t = random.integers(1, sde.steps + 1)
         t = torch.where(random.uniform() < training.p_terminal, sde.steps, t)
         noise = random.normal(mu.shape[1:])
@@ -174,7 +189,7 @@ class DiffusionStage(Stage):
         noise = noise.repeat_interleave(views, 0)
         condition = condition.repeat_interleave(views, 0)
         return diffusion_loss(
-            lambda x_t, mu, t: network(x_t, mu, t, network.embed(t, condition)),
+            lambda x_t, _, t: network(x_t, seen, t, network.embed(t, condition)),
             sde,
             self.restorer.prediction,
             x0,
@@ -185,7 +200,18 @@ class DiffusionStage(Stage):
             lambda state: codec.decode(state, features, size),
             gt,
             training.loss,
+            self._weight(guides),
         )
+
+    def _weight(self, guides: Maps) -> Tensor | None:
+        """Return the weight of the loss, the mask for models that fill holes: nothing else counts."""
+        if self.recipe.model.fill is None:
+            return None
+        if self.recipe.training.compare == "picture":
+            return guides
+        codec = self.learner.codec
+        holes = codec.encode_guides(guides)
+        return holes.repeat(1, codec.channels // codec.map_channels, 1, 1)
 
     def measure(self, pair: Pair) -> tuple[dict[str, float], list[Image]]:
         results = list(evaluate(self.restorer, [pair]))

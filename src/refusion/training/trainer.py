@@ -44,9 +44,11 @@ class _Objective(nn.Module):
         self.learner = stage.learner
         self._loss, self._bf16 = stage.loss, stage.loop.precision_on(device) == "bf16"
 
-    def forward(self, lq: Tensor, gt: Tensor, condition: Tensor, random: StepRandom) -> Tensor:
+    def forward(
+        self, lq: Tensor, gt: Tensor, guides: Tensor, condition: Tensor, random: StepRandom
+    ) -> Tensor:
         with torch.autocast(lq.device.type, torch.bfloat16, enabled=self._bf16):
-            return self._loss(lq, gt, condition, random)
+            return self._loss(lq, gt, guides, condition, random)
 
 
 def fit(stage: Stage, fabric: Fabric, stop: Stop) -> None:
@@ -113,12 +115,13 @@ def train_step(
     for group in optimizer.param_groups:
         group["lr"] = loop.learning_rate * rate_factor(loop, step)
     for i in range(loop.accumulate):
-        lq, gt, condition, numbers = fabric.to_device(next(batches))
+        lq, gt, condition, numbers, guides = fabric.to_device(next(batches))
         generator = torch.Generator(fabric.device).manual_seed(seed_of(loop.seed, step * samples))
         first = int(numbers[0]) - step * samples
         random = StepRandom(generator, fabric.device, samples, first, len(numbers))
         with fabric.no_backward_sync(objective, enabled=i + 1 < loop.accumulate):  # type: ignore[arg-type]
-            loss = objective(lq.flatten(0, 1), gt.flatten(0, 1), condition, random)
+            pictures = (z.flatten(0, 1) for z in (lq, gt, guides))
+            loss = objective(*pictures, condition, random)
             fabric.backward(loss / loop.accumulate)
     norm = clip_gradient(stage.learner, loop.clip)
     optimizer.step()
