@@ -72,6 +72,7 @@ def session(path: Path) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # see refusion.__main__
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 

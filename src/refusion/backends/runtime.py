@@ -1,9 +1,9 @@
 """Restoring with ONNX Runtime: graphs stand for the network, and for that of the codec.
 
 Channel attention takes means over the state, or over patches of it, or means that were measured before, see
-`Network`. One graph computes all three: the means of each attention are `mixing` times those of every picture,
-plus `given`. `mixing` is the identity, an average over the patches of a view, or 0. So whole states and tiles
-are computed by the same code as with torch, which hands in states and means, and graphs need not be split.
+`Network`. One graph computes all three: the means of each attention are `mixing` times those of every
+picture, plus `given`. `mixing` is the identity, an average over the patches of a view, or 0. So tiling is the
+same code as with torch, and a graph need not be cut at its attentions, where layouts would be converted.
 
 Graphs are made once for each model and kept beside its file, or else in the user's cache.
 """
@@ -99,7 +99,7 @@ class OnnxNetwork(Network):
         embedding: Float[Tensor, "b modulations"] | None = None,
         pool: Pool = whole_mean,
     ) -> Float[Tensor, "b c h w"]:
-        """Return the prediction, see `Network.forward`; means are those of each picture, `pool` is not used."""
+        """Return the prediction, see `Network.forward`; means are of each picture; `pool` is not used."""
         embedding = self.embed(t) if embedding is None else embedding
         return self._answers(x_t, mu, embedding, torch.eye(len(x_t)))[0]
 

@@ -1,7 +1,7 @@
 """Restoration of jobs; each yields an outcome in their order, and a failure does not stop the others.
 
-A picture is read while the one before it is restored, and that is restored while the one before it is written:
-reading and writing have a thread each, of libvips, which runs beside Python. At most three jobs are in memory.
+A picture is read while the one before it is restored, and that while the one before it is written: reading
+and writing have a thread each, in which libvips runs beside Python. At most three jobs are in memory.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -57,7 +57,7 @@ class Task:
     megapixels: float = 0.0
     error: str = ""
     postponed: bool = False
-    """Whether it does not fit into memory beside its neighbours: it is to be read again when they are done."""
+    """Whether it does not fit into memory beside its neighbours, and is to be read when they are done."""
     request: Request | None = None
     result: Result | None = None
     frames: list[Image] = field(default_factory=list)

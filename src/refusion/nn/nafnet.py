@@ -231,7 +231,9 @@ class ConditionalNAFNet(Network):
             ValueError: no embedding for a network that takes a condition, or a view without the other.
         """
         if x_t.shape[0] % self.num_views:  # len would fix the number in a graph
-            raise ValueError(f"the batch has {x_t.shape[0]} pictures: give left and right view of every scene")
+            raise ValueError(
+                f"the batch has {x_t.shape[0]} pictures: give left and right view of every scene"
+            )
         embedding = self.embed(t) if embedding is None else embedding
         modulations = iter(torch.split(embedding[:, :, None, None], self.modulations, dim=1))
         pool = self.pool or pool

@@ -243,9 +243,7 @@ class TiledNetwork(Network):
         x_patches = torch.cat([x_t[..., rows, columns] for rows, columns in places])
         mu_patches = torch.cat([mu[..., rows, columns] for rows, columns in places])
         count = len(places)
-        return self.network.measure_means(
-            x_patches, mu_patches, t.repeat(count), embedding.repeat(count, 1)
-        )
+        return self.network.measure_means(x_patches, mu_patches, t.repeat(count), embedding.repeat(count, 1))
 
 
 def _spread(length: int, side: int, count: int, multiple: int) -> Iterator[slice]:
