@@ -15,6 +15,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def main() -> None:
     """Run a command; SIGINT and SIGTERM end it at once, with a line and the status 128 + their number."""
     heed_signals()
+    # Threads that wait for each other asleep, not in a loop: beside another program that takes a core, loops
+    # made two threads several times slower than one.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from refusion.cli import main as run
 

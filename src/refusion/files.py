@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import sys
+import threading
 import time
 import unicodedata
 import uuid
@@ -30,6 +31,7 @@ DAY = 86400.0
 MAX_SHARED = 8
 """Tensors that may share each number on the average; tied weights and their averages do."""
 _unfinished: set[Path] = set()  # temporary files of this process, for a signal, which may end it anywhere
+_claiming = threading.RLock()  # held while a thread makes one, and by a process that ends
 
 
 @contextlib.contextmanager
@@ -62,12 +64,13 @@ def _claim(path: Path, stack: contextlib.ExitStack) -> Path:
     """Create a temporary file beside `path`, locked for as long as the stack is open."""
     while True:
         part = path.with_name(f".{uuid.uuid4().hex}.part")
-        _unfinished.add(part)
-        try:
-            file = part.open("xb")
-        except OSError:
-            _unfinished.discard(part)
-            raise
+        with _claiming:
+            _unfinished.add(part)
+            try:
+                file = part.open("xb")
+            except OSError:
+                _unfinished.discard(part)
+                raise
         if sys.platform == "win32":  # an open file could not be renamed
             file.close()
             return part
@@ -78,7 +81,8 @@ def _claim(path: Path, stack: contextlib.ExitStack) -> Path:
 
 
 def discard_unfinished() -> None:
-    """Remove the temporary files that this process is writing, before it ends at once."""
+    """Remove the temporary files that this process is writing, before it ends at once; let none be made."""
+    _claiming.acquire(timeout=1)
     for part in list(_unfinished):
         with contextlib.suppress(OSError):
             part.unlink()

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from refusion.backends import onnx as graphs
-from refusion.backends.onnx import Graph, to_onnx
+from refusion.backends import graphs, onnx
+from refusion.backends.graphs import Graph
+from refusion.backends.onnx import to_onnx
 from refusion.errors import CheckpointError, RefusionError
 from refusion.models import checkpoint
 from refusion.models.settings import validated
@@ -25,6 +26,7 @@ UNET = {"name": "ConditionalUNet", "width": 4, "multipliers": [1, 2], "condition
 MODELS: dict[str, dict[str, Any]] = {
     "latents": {"model.codec": {**LATENT, "attention": True}},
     "bokeh": {"model.network.conditions": 3},
+    "stereo": {"model.network.stereo": True, "model.network.downscale": 1},
     "unet": {"model.network": UNET, "model.process.kind": "denoising"},
 }
 
@@ -111,15 +113,15 @@ def test_what_is_no_graph_for_all_sizes_is_an_error(tmp_path: Path, monkeypatch:
 
         return [Graph("encoder", Fixed(branches=True), pictures, ("image", "nothing"), 4)]
 
-    monkeypatch.setattr(graphs, "graphs", fixed)
+    monkeypatch.setattr(onnx, "graphs", fixed)
     with pytest.raises(CheckpointError, match=r"^encoder: no ONNX graph for all sizes .*$"):
         list(to_onnx(model, tmp_path / "graphs"))
     assert list(tmp_path.iterdir()) == [model]
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "stereo": ({"model.network.stereo": True}, "its network sees two views"),
-    "local": ({"model.network.local": [16, 16]}, "its network takes local means"),
+    "stereo": ({"model.network.stereo": True}, "its network takes local means or reduces two views"),
+    "local": ({"model.network.local": [16, 16]}, "its network takes local means or reduces two views"),
     "pyramid": ({"model.codec": {"name": "Pyramid", "factor": 2}}, "its codec Pyramid computes at a size"),
 }
 

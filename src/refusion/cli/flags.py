@@ -3,7 +3,7 @@
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -14,6 +14,9 @@ SAMPLERS_HELP = (
     "posterior, ode-1, ode-2, ode-3, sde-1, sde-2, sde-3, euler-maruyama, euler-ode, or one of your own."
 )
 Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1, mps; by default the best there is.")]
+Backend = Annotated[
+    Literal["torch", "onnx"], Parameter(help="What runs the network: torch, or ONNX Runtime on the CPU.")
+]
 Out = Annotated[Path, Parameter(name=["--out", "-o"])]
 
 

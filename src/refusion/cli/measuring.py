@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from refusion.cli.console import bar, complain, say
 from refusion.cli.flags import Device, SamplingFlags
+from refusion.cli.threads import Threads, use_threads
 from refusion.cli.training import degradation_name
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def evaluate(
     csv: Path | None = None,
     save: Path | None = None,
     device: Device = None,
+    threads: Threads = None,
 ) -> int:
     """Evaluate a model on a folder of pairs: PSNR and SSIM in RGB and Y, of the input and the output.
 
@@ -47,6 +49,7 @@ def evaluate(
         csv: Write the scores of every picture to this file.
         save: Write the restored pictures to this folder.
     """
+    use_threads(threads)
     from refusion.data.pairs import find_pairs
     from refusion.evaluation import evaluate as measuring
     from refusion.evaluation.perceptual import load as load_metrics

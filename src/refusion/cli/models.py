@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from refusion.cli.console import say
 from refusion.cli.flags import Out, PublishedOverrides
+from refusion.cli.threads import Threads, use_threads
 
 if TYPE_CHECKING:
     from refusion.models.spec import Card
@@ -80,7 +81,7 @@ def import_(
         say(line)
 
 
-def export(model: str, *, out: Out, to: Literal["published", "onnx", "hub"]) -> None:
+def export(model: str, *, out: Out, to: Literal["published", "onnx", "hub"], threads: Threads = None) -> None:
     """Write a model for other programs.
 
     Args:
@@ -88,6 +89,7 @@ def export(model: str, *, out: Out, to: Literal["published", "onnx", "hub"]) -> 
         out: A file NAME.pth or NAME.safetensors for published keys; else a folder.
         to: Weights with published keys, graphs for ONNX, or a folder for the Hugging Face hub.
     """
+    use_threads(threads)
     from refusion.backends import onnx
     from refusion.models import hub
     from refusion.published import export as published

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from refusion.cli.console import bar, complain, say
-from refusion.cli.flags import Device, Out, OutputFlags, SamplingFlags
+from refusion.cli.flags import Backend, Device, Out, OutputFlags, SamplingFlags
 from refusion.cli.pipes import Files, files_of
+from refusion.cli.threads import Threads, use_threads
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from refusion.imaging.image import Image
     from refusion.jobs.plan import Plan
-    from refusion.models.checkpoint import Header
+    from refusion.models.checkpoint import Header, Model
     from refusion.restoring.request import Options
 
 Place = Annotated[Path | None, Parameter(name=["--out", "-o"])]
@@ -30,6 +31,8 @@ def restore(
     sampling: SamplingFlags = SamplingFlags(),
     output: OutputFlags = OutputFlags(),
     device: Device = None,
+    backend: Backend = "torch",
+    threads: Threads = None,
     overwrite: Annotated[bool, Parameter(negative="--skip")] = False,
     format: Annotated[str | None, Parameter(help=FORMAT_HELP)] = None,
 ) -> int:
@@ -49,6 +52,7 @@ def restore(
     from refusion.jobs.plan import plan
     from refusion.models.checkpoint import read_header, resolve
 
+    use_threads(threads)
     default = "inpainting" if output.mask or output.hole_colour else "shadow-removal"
     header = read_header(resolve(model or default))
     options = sampling.options()
@@ -66,7 +70,7 @@ def restore(
             pending = pending.with_masks(output.mask)
         for problem in pending.problems:
             complain(files.named(problem))
-        done, failed = _run(pending, files, header, model or default, options, output, device)
+        done, failed = _run(pending, files, header, model or default, options, output, device, backend)
         failed += len(pending.problems)
     count = len(planned.jobs) + len(planned.problems)
     by = model or f"{default} (`refusion models` lists others)"
@@ -89,16 +93,17 @@ def _run(
     options: "Options",
     output: OutputFlags,
     device: str | None,
+    backend: str,
 ) -> tuple[int, int]:
     """Restore what is planned, say what there is to say, and return how many are done and have failed."""
     from refusion.jobs.run import Output, run
-    from refusion.models.checkpoint import load
 
     done = failed = 0
     told: set[str] = set()
     if planned.jobs:
         extra = Output(output.uncertainty, output.trajectory, output.strip)
-        outcomes = run(planned.jobs, load(header, device), options, extra, output.hole_colour)
+        restorer = _loaded(header, device, backend)
+        outcomes = run(planned.jobs, restorer, options, extra, output.hole_colour)
         for outcome in bar(outcomes, "picture", len(planned.jobs), name):
             for notice in outcome.notices:
                 complain(files.named(f"{outcome.job.sources[0]}: {notice}"))
@@ -110,6 +115,17 @@ def _run(
             else:
                 done += 1
     return done, failed
+
+
+def _loaded(header: "Header", device: str | None, backend: str) -> "Model":
+    """Load a model for a backend."""
+    from refusion.models.checkpoint import load
+
+    if backend == "torch":
+        return load(header, device)
+    from refusion.backends.runtime import with_onnx
+
+    return with_onnx(load(header, device or "cpu"), complain)
 
 
 def _check_lens(header: "Header", given: int, model: str) -> None:
@@ -131,6 +147,7 @@ def diffuse(
     seed: int = 0,
     frames: int | None = None,
     side: int | None = None,
+    threads: Threads = None,
 ) -> None:
     """Show the forward process: a clean picture turns into its degraded version plus noise.
 
@@ -150,6 +167,7 @@ def diffuse(
     for name, value in (("frames", frames), ("side", side)):
         if value is not None and value < 2:
             raise ValueError(f"{name} is {value}: give at least 2")
+    use_threads(threads)
     import numpy as np
     import torch
 

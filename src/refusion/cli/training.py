@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from refusion.cli.console import complain, meter, say
+from refusion.cli.threads import Threads, use_threads
 from refusion.errors import DataError, RefusionError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def train(
     from_model: Annotated[str | None, Parameter(name="--from")] = None,
     devices: int | None = None,
     nodes: int = 1,
+    threads: Threads = None,
     dry_run: bool = False,
 ) -> None:
     """Train a model by a recipe; the same command resumes a run that was stopped.
@@ -44,6 +46,7 @@ def train(
         expected = cost(described)
         print(f"{described.to_yaml()}\n{expected}")
         return
+    use_threads(threads)
     try:
         from refusion.training.run import train as run
     except ModuleNotFoundError as error:

@@ -42,7 +42,7 @@ class SCAM(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return the views with features of each other; unchanged if a side is shorter than a block."""
-        if min(x.shape[-2:]) < self.downscale:
+        if self.downscale > 1 and min(x.shape[-2:]) < self.downscale:
             return x
         small = F.interpolate(x, scale_factor=1 / self.downscale, mode="bicubic") if self.downscale > 1 else x
         left, right = small[::2], small[1::2]
@@ -60,8 +60,11 @@ def attend(
 ) -> Float[Tensor, "rows 1 w c"]:
     """Return softmax(q k^T / sqrt(c)) v within each row.
 
-    Rows are attended in groups, so that memory is bounded also where torch computes the matrix of scores.
+    Rows are attended in groups, so that memory is bounded also where torch computes the matrix of scores; in
+    a graph for all sizes, in one.
     """
+    if torch.compiler.is_exporting():
+        return F.scaled_dot_product_attention(q, k, v)
     count = max(1, SCORES // q.shape[-2] ** 2)
     groups = zip(torch.split(q, count), torch.split(k, count), torch.split(v, count), strict=True)
     return torch.cat([F.scaled_dot_product_attention(*group) for group in groups])
@@ -72,4 +75,4 @@ def _rows(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "rows 1 w c"]:
 
 
 def _picture(rows: Float[Tensor, "rows 1 w c"], ref: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    return rows.reshape(len(ref), -1, *rows.shape[-2:]).permute(0, 3, 1, 2)
+    return rows.reshape(ref.shape[0], -1, *rows.shape[-2:]).permute(0, 3, 1, 2)

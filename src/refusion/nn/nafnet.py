@@ -151,6 +151,7 @@ class ConditionalNAFNet(Network):
         self.factor = 2 ** len(encoder)
         """Factor by which sides are reduced at the bottom; they are padded to multiples of it."""
         grid = downscale if stereo else 1
+        self.traceable = not local and grid == 1
         self.multiple = grid * self.factor
         self.local = tuple(local)
         self.pool = local_mean((local[0], local[1]), width, self.factor) if local else None
@@ -242,8 +243,10 @@ class ConditionalNAFNet(Network):
         Raises:
             ValueError: no embedding for a network that takes a condition, or a view without the other.
         """
-        if len(x_t) % self.num_views:
-            raise ValueError(f"the batch has {len(x_t)} pictures: give left and right view of every scene")
+        if x_t.shape[0] % self.num_views:  # len would fix the number in a graph
+            raise ValueError(
+                f"the batch has {x_t.shape[0]} pictures: give left and right view of every scene"
+            )
         embedding = self.embed(t) if embedding is None else embedding
         modulations = iter(torch.split(embedding[:, :, None, None], self.modulations, dim=1))
         pool = self.pool or pool

@@ -1,6 +1,7 @@
 """The protocol of a network: what it declares of itself, and how it is called."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -32,6 +33,8 @@ class Network(nn.Module, ABC):
     empty if it takes them over the whole state."""
     working_bytes: int = 0
     """Peak memory in bytes for each position of the state, as measured."""
+    traceable: bool = True
+    """Whether one graph computes states of all sizes, as ONNX needs it."""
 
     @abstractmethod
     def embed(
@@ -55,6 +58,38 @@ class Network(nn.Module, ABC):
             embedding: `embed(t, condition)`; by default `embed(t)`.
             pool: computes the means of the channel attention.
         """
+
+    def measure_means(
+        self,
+        x_t: Float[Tensor, "b c h w"],
+        mu: Float[Tensor, "b c h w"],
+        t: Float[Tensor, " b"],
+        embedding: Float[Tensor, "b modulations"],
+    ) -> list[Float[Tensor, "views _ 1 1"]]:
+        """Return the means of each channel attention in turn, for each view over all pictures of the batch.
+
+        The pictures see these means, too.
+        """
+        means: list[Tensor] = []
+
+        def pool(x: Tensor) -> Tensor:
+            means.append(x.reshape(-1, self.num_views, *x.shape[1:]).mean((0, 3, 4))[..., None, None])
+            return means[-1].repeat(len(x) // self.num_views, 1, 1, 1)
+
+        self(x_t, mu, t, embedding, pool)
+        return means
+
+    def with_means(
+        self,
+        x_t: Float[Tensor, "views c h w"],
+        mu: Float[Tensor, "views c h w"],
+        t: Float[Tensor, " views"],
+        embedding: Float[Tensor, "views modulations"],
+        means: Sequence[Float[Tensor, "views _ 1 1"]],
+    ) -> Float[Tensor, "views c h w"]:
+        """Return the prediction for a scene with means of `measure_means`."""
+        replay = iter(means)
+        return self(x_t, mu, t, embedding, lambda _: next(replay))
 
     def declare_like(self, network: "Network") -> None:
         """Declare the same attributes as another network, which this one runs."""

@@ -34,6 +34,13 @@ class Demand:
     host: int
     device: int
 
+    def __add__(self, other: "Demand") -> "Demand":
+        return Demand(self.host + other.host, self.device + other.device)
+
+    def fits(self, device: torch.device) -> bool:
+        """Return whether the memory suffices for a restoration on a device."""
+        return all(needed <= free_memory(place) for needed, place in self._parts(device))
+
     def admit(self, subject: str, device: torch.device) -> None:
         """Raise an error if the memory does not suffice.
 
@@ -44,15 +51,17 @@ class Demand:
         Raises:
             ImageError: it does not suffice; the message says how much is needed and free.
         """
-        parts = [(self.host + self.device, device)]
-        if device.type != "cpu":
-            parts = [(self.host, torch.device("cpu")), (self.device, device)]
-        for needed, place in parts:
+        for needed, place in self._parts(device):
             free = free_memory(place)
             if needed > free:
                 sizes = f"needs {_gib(needed)} of memory and {_gib(free)} are free"
                 remedy = "make it smaller, give a smaller --tile if you gave one, or end other programs"
                 raise ImageError(f"{subject} {sizes} on {place.type}: {remedy}")
+
+    def _parts(self, device: torch.device) -> list[tuple[int, torch.device]]:
+        if device.type == "cpu":
+            return [(self.host + self.device, device)]
+        return [(self.host, torch.device("cpu")), (self.device, device)]
 
 
 @dataclass(frozen=True)

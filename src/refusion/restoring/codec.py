@@ -54,6 +54,8 @@ class Codec(nn.Module, ABC):
     """Pictures are padded to multiples of this before they are encoded."""
     traceable: bool = True
     """Whether one graph computes pictures of all sizes, as ONNX needs it."""
+    parts: tuple[str, ...] = ()
+    """Names of the methods that hold its network, tensors -> tensors; a backend may replace them."""
     working_bytes: int = 0
     """Peak memory in bytes for each pixel of the picture, besides a few copies of it, as measured."""
 

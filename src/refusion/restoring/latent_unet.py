@@ -65,6 +65,7 @@ class LatentUNet(Codec):
     """
 
     bounds = None
+    parts = ("descend", "bottom", "rise", "ascend")
     latent_mean: Tensor
     latent_std: Tensor
 

@@ -224,7 +224,7 @@ class TiledNetwork(Network):
 
     def _fill(self, output: Tensor, x_t: Tensor, mu: Tensor, t: Tensor, embedding: Tensor) -> None:
         """Write the prediction for one scene to `output`, tile by tile."""
-        means = self._measure_means(x_t, mu, t, embedding)
+        means = self._means(x_t, mu, t, embedding)
         bands = self.num_views > 1
 
         def work(rows: Window, columns: Window) -> None:
@@ -232,26 +232,18 @@ class TiledNetwork(Network):
             missing = (rows.outer.start - rows.outer.stop) % self.multiple if bands else 0
             x_tile = F.pad(x_t[outer], (0, 0, 0, missing))
             mu_tile = F.pad(mu[outer], (0, 0, 0, missing))
-            replay = iter(means)
-            tile = self.network(x_tile, mu_tile, t, embedding, pool=lambda _: next(replay))
+            tile = self.network.with_means(x_tile, mu_tile, t, embedding, means)
             output[..., rows.inner, columns.inner] = tile[..., rows.within, columns.within]
 
         self.tiles.sweep((x_t.shape[-2], x_t.shape[-1]), self.margin, self.multiple, work, bands)
 
-    def _measure_means(self, x_t: Tensor, mu: Tensor, t: Tensor, embedding: Tensor) -> list[Tensor]:
+    def _means(self, x_t: Tensor, mu: Tensor, t: Tensor, embedding: Tensor) -> list[Tensor]:
         """Return the means of each view over all patches, in the order in which the network takes them."""
-        means: list[Tensor] = []
-
-        def pool(x: Tensor) -> Tensor:
-            means.append(x.reshape(-1, self.num_views, *x.shape[1:]).mean((0, 3, 4))[..., None, None])
-            return means[-1].repeat(len(x) // self.num_views, 1, 1, 1)
-
         places = list(self.policy.patches(x_t.shape[-2], x_t.shape[-1], self.multiple))
         x_patches = torch.cat([x_t[..., rows, columns] for rows, columns in places])
         mu_patches = torch.cat([mu[..., rows, columns] for rows, columns in places])
         count = len(places)
-        self.network(x_patches, mu_patches, t.repeat(count), embedding.repeat(count, 1), pool=pool)
-        return means
+        return self.network.measure_means(x_patches, mu_patches, t.repeat(count), embedding.repeat(count, 1))
 
 
 def _spread(length: int, side: int, count: int, multiple: int) -> Iterator[slice]:

@@ -1,0 +1,33 @@
+"""How many threads a command computes with."""
+
+import os
+from typing import Annotated
+
+from cyclopts import Parameter
+
+Threads = Annotated[
+    int | None,
+    Parameter(help="Threads of each process; by default one for each core that it may use."),
+]
+
+
+def use_threads(count: int | None) -> None:
+    """Let torch and libvips compute with so many threads; call it before pictures are read.
+
+    By default with as many as `OMP_NUM_THREADS` says, or as the process has cores.
+
+    Raises:
+        ValueError: the count is below 1.
+    """
+    if count is not None and count < 1:
+        raise ValueError(f"--threads is {count}: give at least 1")
+    import torch
+
+    from refusion.restoring.containers import cores
+
+    if count is not None:
+        os.environ["OMP_NUM_THREADS"] = str(count)  # for the processes that training starts
+    if count is not None or "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(count or cores())
+    if count is not None or "VIPS_CONCURRENCY" not in os.environ:
+        os.environ["VIPS_CONCURRENCY"] = str(torch.get_num_threads())
