@@ -136,6 +136,7 @@ TERM, INT = (signal.SIGTERM, 143), (signal.SIGINT, None)
         pytest.param("resume", 1, None, TERM, marks=pytest.mark.slow),
         pytest.param("release", 1, 7, TERM, marks=pytest.mark.slow),
         ("make_fabric", 1, None, TERM),
+        pytest.param("finish", 1, 12, TERM, marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_anywhere_saves_and_is_told(
