@@ -134,7 +134,10 @@ def test_what_is_tiled_is_said_once(
 # ---- help and typing errors
 
 
-COMMANDS = {"restore", "train", "evaluate", "doctor", "diffuse", "export", "import", "models", "info"}
+COMMANDS = {
+    *("restore", "train", "evaluate", "doctor", "diffuse", "export", "import", "models", "info"),
+    *("study", "calibrate"),
+}
 
 
 def test_every_command_and_parameter_is_explained(run: Run) -> None:
@@ -202,7 +205,7 @@ from refusion import cli
 from refusion.training.recipe import load_yaml
 fresh = load_yaml("tiny.yaml").model.build()  # its weights ask for gradients
 assert "torch" in sys.modules and "refusion.training.stages" not in sys.modules
-fresh(refusion.read("in/a.png"))
+fresh.run(fresh.request("in/a.png"))
 sys.argv[0] = "refusion"
 for words in (["info", "forged.safetensors"], sys.argv[1:]):
     sys.argv[1:] = words
