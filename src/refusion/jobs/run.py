@@ -13,7 +13,8 @@ from refusion.errors import Notice
 from refusion.jobs.plan import Job
 from refusion.jobs.stages import Output, Stages, Task
 from refusion.restoring.request import Options, Progress
-from refusion.restoring.restorer import Cancel, Restorer
+from refusion.restoring.restorer import Restorer
+from refusion.restoring.walk import Cancel
 
 __all__ = ["Outcome", "Output", "run"]
 
@@ -90,15 +91,16 @@ def _overlapped(tasks: Iterator[Task], stages: Stages) -> Iterator[Task]:
 
     try:
         following = next(tasks, None)
+        reading = reader.submit(stages.read, following) if following else Future[None]()
         while (task := following) is not None:
-            reading = reader.submit(stages.read, task) if task.number == 0 else reading
-            following, error = next(tasks, None), None
+            error: BaseException | None = None
+            following = next(tasks, None)
             try:
                 reading.result()
                 if task.postponed:
                     if written is not None:
-                        yield written.result()
-                        written = None
+                        last, written = written, None
+                        yield last.result()
                     stages.read(task)
                 if following is not None:
                     reading = reader.submit(stages.read, following)

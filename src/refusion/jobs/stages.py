@@ -22,7 +22,8 @@ from refusion.jobs.plan import Job
 from refusion.restoring.admission import Demand
 from refusion.restoring.memory import COPY, free_memory
 from refusion.restoring.request import Mask, Options, Progress, Request, Result
-from refusion.restoring.restorer import Cancel, Restorer
+from refusion.restoring.restorer import Restorer
+from refusion.restoring.walk import Cancel
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors of writing that all other pictures would meet, too."""
