@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -200,18 +201,24 @@ def test_a_second_signal_does_not_wait() -> None:
         twice()
 
 
+@pytest.fixture
+def command(tmp_path: Path) -> Iterator[Command]:
+    command = Command(tmp_path / "stderr.txt", "refusion.training.run")
+    yield command
+    command.close()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals like these")
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_ended_at_any_moment_training_loses_nothing_and_tells(
-    pairs: Path, tmp_path: Path, number: signal.Signals
+    pairs: Path, tmp_path: Path, command: Command, number: signal.Signals
 ) -> None:
     """In both stages. Each run goes on where the one before ended; those that come to their end have the
     weights of a run of one piece."""
     file = tmp_path / "tiny.yaml"
     file.write_text(recipe(pairs, LATENT, training__steps=24).to_yaml())
-    command = Command(tmp_path / "stderr.txt", "refusion.training.run")
     command.start("train", file, "-o", tmp_path / "warm")
     assert command.result()[0] == 0
     began = time.monotonic()
@@ -244,7 +251,6 @@ def test_ended_at_any_moment_training_loses_nothing_and_tells(
     command.start("train", file, "-o", cut)
     assert command.result()[0] == 0
     assert_same_run(cut, tmp_path / "whole", ".", "codec")
-    command.close()
 
 
 def assert_same_run(run: Path, whole: Path, *stages: str) -> None:
