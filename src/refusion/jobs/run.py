@@ -83,7 +83,6 @@ def _overlapped(tasks: Iterator[Task], stages: Stages) -> Iterator[Task]:
     An error of a task is raised when those before it were yielded.
     """
     reader, writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-    reading: Future[None] | None = None
     written: Future[Task] | None = None
 
     def write(task: Task) -> Task:
@@ -92,17 +91,19 @@ def _overlapped(tasks: Iterator[Task], stages: Stages) -> Iterator[Task]:
 
     try:
         following = next(tasks, None)
+        reading = reader.submit(stages.read, following) if following else Future[None]()
         while (task := following) is not None:
-            reading = reading or reader.submit(stages.read, task)
-            following, error = next(tasks, None), None
+            error: BaseException | None = None
+            following = next(tasks, None)
             try:
                 reading.result()
                 if task.postponed:
                     if written is not None:
-                        yield written.result()
-                        written = None
+                        last, written = written, None
+                        yield last.result()
                     stages.read(task)
-                reading = None if following is None else reader.submit(stages.read, following)
+                if following is not None:
+                    reading = reader.submit(stages.read, following)
                 stages.restore(task)
             except BaseException as raised:
                 error = raised
