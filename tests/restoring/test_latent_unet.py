@@ -181,7 +181,7 @@ def test_reach_covers_all_that_a_window_depends_on(shape: dict[str, Any]) -> Non
     assert felt[0] // codec.unshuffle == (start - down) // codec.unshuffle
     assert felt[-1] // codec.unshuffle == (stop + down - 1) // codec.unshuffle
 
-    deepest = codec.rise(torch.rand_like(codec.bottom(x)[0]), codec.bottom(x)[1])[0].detach().requires_grad_()
+    deepest = codec.rise(torch.rand_like(codec.bottom(x)[0]), codec.bottom(x)[1]).detach().requires_grad_()
     made = codec.ascend(deepest, outer)[..., start:stop]
     (gradient,) = torch.autograd.grad((made * torch.rand_like(made)).sum(), deepest)
     felt = gradient.abs().amax((0, 1, 2)).nonzero().flatten()

@@ -32,7 +32,7 @@ from refusion.restoring.codec import Codec
 
 TOLERANCE = 1e-5
 """Largest difference between graph and module, relative to the largest value if that is above 1."""
-FORMAT = 1
+FORMAT = 2
 """Of the cached graphs; a change makes all of them anew."""
 SCORES_BYTES = 8 * 1024
 """Memory for each position of two views that onnxruntime needs besides: two rows of attention scores."""

@@ -176,8 +176,10 @@ class LatentUNet(Codec):
 
     def picture(self, latent: States, features: Features, size: tuple[int, int]) -> Pictures:
         """Decode a latent that is not normalised, with the features of its or another picture."""
-        x, outer = self.rise(latent, features)
-        return self.ascend(x, outer)[..., : size[0], : size[1]]
+        inner = 2 if self.skips == len(self.encoder) else 0  # features of the deepest level
+        split = len(features) - inner
+        x = self.rise(latent, features[split:])
+        return self.ascend(x, features[:split])[..., : size[0], : size[1]]
 
     def padded(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c padded_h padded_w"]:
         """Return a picture with its sides padded to multiples, as `descend` expects it."""
@@ -199,11 +201,10 @@ class LatentUNet(Codec):
         x, passed = self.encoder[-1](x)
         return self.latent_conv(x), passed if self.skips == len(self.encoder) else ()
 
-    def rise(
-        self, latent: States, features: Features
-    ) -> tuple[Float[Tensor, "b deep_c state_h state_w"], Features]:
-        """Run the deepest level of the decoder but its upsampling; also return the features that are left."""
-        return self.decoder[0](self.post_latent_conv(latent), features, self.skips == len(self.encoder))
+    def rise(self, latent: States, inner: Features) -> Float[Tensor, "b deep_c state_h state_w"]:
+        """Run the deepest level of the decoder but its upsampling, with the features of `bottom`."""
+        x, _ = self.decoder[0](self.post_latent_conv(latent), inner, self.skips == len(self.encoder))
+        return x
 
     def ascend(self, x: Float[Tensor, "b deep_c deep_h deep_w"], features: Features) -> Pictures:
         """Run the upsampling of the decoder's deepest level and the other levels; return a padded picture."""
@@ -270,7 +271,7 @@ class Tiled(Codec):
     def decode(self, state: States, features: Features, size: tuple[int, int]) -> Pictures:
         whole = self.whole
         padded, *inner = features
-        deepest, _ = whole.rise(whole.denormalised(state), tuple(inner))
+        deepest = whole.rise(whole.denormalised(state), tuple(inner))
         output = torch.empty_like(padded)
 
         def work(rows: Window, columns: Window) -> None:
