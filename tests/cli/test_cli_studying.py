@@ -25,8 +25,9 @@ def folders(here: Path) -> list[Path]:
     (here / "studies").mkdir()
     file = here / "studies" / "tiny.yaml"
     file.write_text(yaml.safe_dump(STUDY, sort_keys=False))
-    (here / "studies" / "recipe.yaml").write_text(yaml.safe_dump(TINY))
-    return [run.folder for run in make_runs(read_study(file), file, None, Path("runs/study"))]
+    (here / "studies" / "recipe.yaml").write_text(yaml.safe_dump({**TINY, "training": {"steps": 10}}))
+    (here / "pairs" / "train").mkdir(parents=True)
+    return [run.folder for run in make_runs(read_study(file), file, "pairs", Path("runs/study"))]
 
 
 def finish(folder: Path, psnr: float) -> None:
@@ -37,19 +38,19 @@ def finish(folder: Path, psnr: float) -> None:
 
 
 def test_a_dry_run_says_what_is_left(run: Run, folders: list[Path]) -> None:
-    said = run("study", "studies/tiny.yaml", "--dry-run")
+    said = run("study", "studies/tiny.yaml", "--data", "pairs", "--dry-run")
     assert said.status == 0
     assert said.out.splitlines()[-1].startswith("tiny: 0 of 4 runs done, 4 left; the cost is not known")
     finish(folders[0], 20)
     folders[1].mkdir()
     (folders[1] / FAILED).write_text("why\n")
-    said = run("study", "studies/tiny.yaml", "--dry-run")
+    said = run("study", "studies/tiny.yaml", "--data", "pairs", "--dry-run")
     lines = said.out.splitlines()
     assert [line.split()[:2] for line in lines[:4]] == [
         [folder.name, state] for folder, state in zip(folders, ("done", "failed", "-", "-"), strict=True)
     ]
     assert lines[0].endswith("batch 1, seed 0")
-    assert lines[4] == "tiny: 1 of 4 runs done, 1 failed, 2 left; 0.60 core-hours"
+    assert lines[4] == "tiny: 1 of 4 runs done, 1 failed, 2 left; 0.40 core-hours"
 
 
 def test_what_is_done_is_not_done_again_and_failures_are_the_status(run: Run, folders: list[Path]) -> None:
@@ -57,7 +58,7 @@ def test_what_is_done_is_not_done_again_and_failures_are_the_status(run: Run, fo
         finish(folder, 20)
     folders[3].mkdir()
     (folders[3] / FAILED).write_text("why\n")
-    said = run("study", "studies/tiny.yaml")
+    said = run("study", "studies/tiny.yaml", "--data", "pairs")
     assert (said.status, said.out) == (1, "tiny: 3 of 4 runs done, 1 failed\n")
 
 
@@ -67,8 +68,14 @@ def test_a_report_is_of_all_studies(run: Run, folders: list[Path]) -> None:
     (Path("studies") / "recipe.yaml").rename("recipe.yaml")
     changed = {**STUDY, "recipe": "../recipe.yaml"}
     (Path("studies") / "tiny.yaml").write_text(yaml.safe_dump(changed, sort_keys=False))
-    assert run("study", "report") == (0, "runs/report/study.md\n", "")
+    assert run("study", "report", "--data", "pairs") == (0, "runs/report/study.md\n", "")
     assert "+1.50" in Path("runs/report/study.md").read_text()
+
+
+def test_without_pairs_no_run_is_begun(run: Run, folders: list[Path]) -> None:
+    one_line(run("study", "studies/tiny.yaml"), "data.folder")
+    one_line(run("study", "studies/tiny.yaml", "--data", "nowhere"), "nowhere")
+    assert not any(folder.exists() for folder in folders)
 
 
 def test_what_is_wrong_is_one_line(run: Run, here: Path) -> None:

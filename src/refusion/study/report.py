@@ -72,8 +72,8 @@ def section(study: Study, runs: Sequence[Run], folder: Path, prefix: str = "") -
         blocks.append(_claims(study, results))
     blocks += [_levels(study, results), _effects(study, results)]
     name = f"{study.name}.png"
-    if plot(study, results, folder / name):
-        blocks.append(Picture(_caption(study, results), f"{prefix}{name}"))
+    plot(study, results, folder / name)
+    blocks.append(Picture(_caption(study, results), f"{prefix}{name}"))
     write_table(_numbers(results, study), folder / f"{study.name}.csv")
     blocks.append(
         Picture("The scores of every run and picture, as CSV", f"{prefix}{study.name}.csv", link=True)

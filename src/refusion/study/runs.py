@@ -227,6 +227,10 @@ def _training(study: Study, file: Path, values: Mapping[str, Any], seed: int, da
     overrides = [f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in given.items()]
     beside = file.parent / study.recipe
     recipe = load_yaml(beside if beside.is_file() else resolve(study.recipe), overrides)
+    if not (Path(recipe.data.folder) / "train").is_dir():  # else every run would fail
+        raise RecipeError(
+            f"{recipe.data.folder or 'data.folder'} holds no train/: give the folder of the pairs"
+        )
     return TrainingTask(recipe, study.stride)
 
 

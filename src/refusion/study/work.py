@@ -69,7 +69,9 @@ def _attempt(study: Study, run: Run, runs: Sequence[Run], report: Callable[[str]
             return True
         result = run.result()
         time = f" in {result['core_seconds']:.0f} core-seconds" if "core_seconds" in result else ""
-        report(f"{name}: {study.measure} {result['metrics'][study.measure]:.2f}{time}; {tally(runs)}")
+        hours = core_hours(runs, measured=False)
+        left = f", {hours:.1f} core-hours" if hours else ""
+        report(f"{name}: {study.measure} {result['metrics'][study.measure]:.2f}{time}; {tally(runs)}{left}")
         return True
 
 
@@ -83,7 +85,7 @@ def _trains(run: Run) -> bool:
 
 
 def core_hours(runs: Sequence[Run], measured: bool) -> float | None:
-    """Return the core-hours of the runs that are not done; None if nothing tells.
+    """Return the core-hours of the runs that are left; None if nothing tells.
 
     An arm costs as its runs that are done; where there are none, what a few steps of it cost if `measured`,
     else the mean of all runs that are done, for as many steps.
@@ -101,7 +103,7 @@ def core_hours(runs: Sequence[Run], measured: bool) -> float | None:
             paces.append(result["core_seconds"] / result["steps"])
     total = 0.0
     for run in runs:
-        if run.done:
+        if run.done or run.failed:
             continue
         if run.arm not in spent and measured:
             spent[run.arm] = [run.task.estimate()]
