@@ -35,6 +35,12 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is restored without a precision is in float32, whatever the machine multiplies natively."""
+    monkeypatch.setattr("refusion.nn.precision.native_precision", lambda device: "32")
+
+
 @pytest.fixture(scope="session")
 def golden_folder() -> Path:
     return GOLDEN

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from refusion.nn.nafnet import ConditionalNAFNet, NAFBlock
-from refusion.nn.pooling import local_mean
+from refusion.nn.pooling import local_mean, whole_mean
 
 SMALL: dict[str, Any] = {"width": 8, "encoder": [1, 1], "middle": 1, "decoder": [1, 1]}
 
@@ -151,11 +151,10 @@ def test_under_autocast_an_embedding_in_float32_does_not_slow_the_convolutions(
     x_t, mu, t = inputs()
     embedding, seen = network.embed(t), set()
     blocks = [module for module in network.modules() if isinstance(module, NAFBlock)]
-    convolutions = [c for block in blocks for c in (block.conv1, block.conv3, block.conv4, block.conv5)]
-    hooks = [
-        convolution.register_forward_pre_hook(lambda _, args: seen.add(args[0].dtype))
-        for convolution in convolutions
+    inner = [
+        module for block in blocks for module in (block, block.norm1, block.conv2, block.sg, block.norm2)
     ]
+    hooks = [module.register_forward_pre_hook(lambda _, args: seen.add(args[0].dtype)) for module in inner]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         network(x_t, mu, t, embedding)
     for hook in hooks:
@@ -287,12 +286,46 @@ def test_the_camera_scales_and_shifts_what_the_last_gate_lets_through() -> None:
     x, time, scale, shift = torch.randn(2, 6, 5, 7), torch.randn(2, 24, 1, 1), *torch.randn(2, 2, 6, 1, 1)
     seen: list[Tensor] = []
     hooks = [block.sg.register_forward_hook(lambda _, args, out: seen.append(out))]
-    hooks += [block.conv5.register_forward_pre_hook(lambda _, args: seen.append(args[0]))]
-    block(x, torch.cat([time, scale, shift], dim=1))
+    hooks += [block.norm2.register_forward_pre_hook(lambda _, args: seen.append(args[0]))]
+    restored = block(x, torch.cat([time, scale, shift], dim=1))
     for hook in hooks:
         hook.remove()
-    _, let_through, given = seen
-    torch.testing.assert_close(given, let_through * (1 + scale) + shift)
+    _, y, let_through = seen
+    torch.testing.assert_close(restored, y + block.conv5(let_through * (1 + scale) + shift))
+
+
+@pytest.mark.parametrize("size", [(1, 5, 7), (3, 5, 7), (3, 2, 3)])
+@pytest.mark.parametrize("spatial", [False, True])
+def test_a_block_is_its_formula_in_value_and_gradient(size: tuple[int, int, int], spatial: bool) -> None:
+    """For one picture and several, many pixels and few, means of the picture and of windows."""
+    batch, height, width = size
+    block = NAFBlock(6, 16).double()
+    torch.nn.init.normal_(block.beta)
+    torch.nn.init.normal_(block.gamma)
+    x = torch.randn(batch, 6, height, width, dtype=torch.float64).to(memory_format=torch.channels_last)
+    modulation = torch.randn(batch, 24, 1, 1, dtype=torch.float64)
+
+    def pool(z: Tensor) -> Tensor:
+        return F.avg_pool2d(z, 3, 1, 1) if spatial else whole_mean(z)
+
+    def gate(z: Tensor) -> Tensor:
+        return z[:, :6] * z[:, 6:]
+
+    def formula(x: Tensor, modulation: Tensor) -> Tensor:
+        shift_att, scale_att, shift_ffn, scale_ffn = modulation.split(6, 1)
+        a = gate(block.conv2(block.conv1(block.norm1(x) * (scale_att + 1) + shift_att)))
+        y = x + block.beta * block.conv3(a * block.sca(pool(a)))
+        f = gate(block.conv4(block.norm2(y) * (scale_ffn + 1) + shift_ffn))
+        return y + block.gamma * block.conv5(f)
+
+    results = []
+    for function in (formula, lambda x, modulation: block(x, modulation, pool)):
+        given = [x.clone().requires_grad_(), modulation.clone().requires_grad_()]
+        y = function(*given)
+        wanted = [*given, *(p for name, p in block.named_parameters() if not name.startswith("mlp"))]
+        results.append([y, *torch.autograd.grad((y**2).sum(), wanted)])
+    for expected, actual in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected)
 
 
 def test_another_number_of_conditions_is_an_error_that_names_both(

@@ -34,6 +34,8 @@ class SamplingFlags:
     "Seed of all noise."
     tile: int | None = None
     "Side in pixels of the tiles of a large picture; by default what free memory allows."
+    precision: Literal["auto", "32", "bf16", "16"] | None = None
+    "In which the network multiplies; by default what the device has instructions for."
     max_pixels: int | None = None
     "Refuse files of pictures with more pixels; by default 400 million."
     sigma: str | None = None

@@ -5,6 +5,7 @@ state dict of ours.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +34,60 @@ class SimpleGate(nn.Module):
     """The product of the two halves of the channels (NAFNet, equation 4)."""
 
     def forward(self, x: Float[Tensor, "b c *rest"]) -> Float[Tensor, "b half_c *rest"]:
+        if x.requires_grad and torch.is_grad_enabled():
+            return _Gate.apply(x)  # type: ignore[no-untyped-call]
         a, b = x.chunk(2, dim=1)
         return a * b
+
+
+class _Gate(torch.autograd.Function):
+    """The gate with a backward pass that writes both halves of the gradient where they belong."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        a, b = x.chunk(2, dim=1)
+        return a * b
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        gradient = torch.empty_like(x)
+        for half, other in zip(gradient.chunk(2, dim=1), reversed(x.chunk(2, dim=1)), strict=True):
+            torch.mul(grad, other, out=half)
+        return gradient
+
+
+def pointwise(
+    x: Float[Tensor, "b c h w"],
+    weight: Float[Tensor, "#b out c"],
+    bias: Float[Tensor, "#b out"],
+    onto: Float[Tensor, "b out h w"] | None = None,
+) -> Float[Tensor, "b out h w"]:
+    """Return a 1x1 convolution of pictures in channels-last memory, added to `onto` if it is given.
+
+    As a matrix product of all pixels it is up to twice as fast as `conv2d`, which on one thread of a CPU
+    leaves its fast kernels to batches of 16; and each picture may have its own weight.
+
+    Args:
+        weight: one for all pictures, or one for each.
+        bias: as many, or one.
+    """
+    batch, _, height, width = x.shape
+    if len(weight) > 1:
+        rows = x.permute(0, 2, 3, 1).flatten(1, 2)
+        if onto is None:
+            y = torch.bmm(rows, weight.mT)
+            y = y.add_(bias[:, None].to(y.dtype))
+        else:
+            y = onto.permute(0, 2, 3, 1).flatten(1, 2) + bias[:, None].to(onto.dtype)
+            y = y.baddbmm_(rows.to(y.dtype), weight.mT.to(y.dtype))
+        return y.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+    lines = x.permute(0, 2, 3, 1).reshape(batch * height, 1, width, -1).permute(0, 3, 1, 2)
+    y = F.conv2d(lines, weight[0, :, :, None, None], bias[0])
+    y = y.permute(0, 2, 3, 1).reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+    return y if onto is None else onto + y
 
 
 class Sinusoid(nn.Module):

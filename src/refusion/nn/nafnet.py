@@ -7,11 +7,12 @@ scale and shift the features of every block.
 from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from refusion.nn.cross_attention import DOWNSCALES, SCAM
-from refusion.nn.layers import LayerNorm, SimpleGate, Sinusoid, pad_to_multiple
+from refusion.nn.layers import LayerNorm, SimpleGate, Sinusoid, pad_to_multiple, pointwise
 from refusion.nn.network import Network
 from refusion.nn.pooling import Pool, local_mean, whole_mean
 
@@ -54,19 +55,59 @@ class NAFBlock(nn.Module):
         modulation: Float[Tensor, "b modulations 1 1"],
         pool: Pool = whole_mean,
     ) -> Float[Tensor, "b c h w"]:
-        # Under autocast x is bfloat16: without the casts every product would fall back to float32.
-        parts = torch.split(modulation.to(x.dtype), x.shape[1], dim=1)
-        shift_att, scale_att, shift_ffn, scale_ffn, *camera = parts
-        beta, gamma = self.beta.to(x.dtype), self.gamma.to(x.dtype)
-        a = self.norm1(x) * (scale_att + 1) + shift_att
-        a = self.sg(self.conv2(self.conv1(a)))
-        y = x + beta * self.conv3(a * self.sca(pool(a)))
-        f = self.norm2(y) * (scale_ffn + 1) + shift_ffn
-        f = self.sg(self.conv4(f))
+        shift_att, scale_att, shift_ffn, scale_ffn, *camera = torch.split(modulation, x.shape[1], dim=1)
+        a = self.sg(self.conv2(_modulated(self.conv1, self.norm1(x), scale_att, shift_att)))
+        y = _residual(x, self.beta, self.conv3, a, self.sca(pool(a)))
+        f = self.sg(_modulated(self.conv4, self.norm2(y), scale_ffn, shift_ffn))
         if camera:
             scale, shift = camera
-            f = f * (scale + 1) + shift
-        return self.fusion(y + gamma * self.conv5(f))
+            f = f * (scale + 1).to(f.dtype) + shift.to(f.dtype)
+        return self.fusion(_residual(y, self.gamma, self.conv5, f))
+
+
+def _modulated(
+    conv: nn.Conv2d,
+    x: Float[Tensor, "b c h w"],
+    scale: Float[Tensor, "b c 1 1"],
+    shift: Float[Tensor, "b c 1 1"],
+) -> Float[Tensor, "b out h w"]:
+    """Return conv(x * (scale + 1) + shift) for a 1x1 convolution."""
+    if not _folds(x):
+        # Under autocast x is bfloat16: without the casts the products would fall back to float32.
+        return conv(x * (scale + 1).to(x.dtype) + shift.to(x.dtype))
+    assert conv.bias is not None
+    weight = conv.weight[:, :, 0, 0]
+    bias = (weight * shift[:, None, :, 0, 0]).sum(-1) + conv.bias
+    return pointwise(x, weight * (scale + 1)[:, None, :, 0, 0], bias)
+
+
+def _residual(
+    x: Float[Tensor, "b c h w"],
+    factor: Float[Tensor, "1 c 1 1"],
+    conv: nn.Conv2d,
+    branch: Float[Tensor, "b c h w"],
+    attention: Float[Tensor, "#b c #h #w"] | None = None,
+) -> Float[Tensor, "b c h w"]:
+    """Return x + factor * conv(branch * attention) for a 1x1 convolution."""
+    assert conv.bias is not None
+    weight, bias = conv.weight[:, :, 0, 0] * factor[0, :, 0], conv.bias * factor.flatten()
+    folds = _folds(x) and (attention is None or attention.shape[-2:] == (1, 1))
+    if not folds:
+        branch = branch if attention is None else branch * attention
+        return x + F.conv2d(branch, weight[..., None, None], bias)
+    weights = weight[None] if attention is None else weight * attention[:, None, :, 0, 0]
+    return pointwise(branch, weights, bias[None], x)
+
+
+def _folds(x: Float[Tensor, "b c h w"]) -> bool:
+    """Whether factors of channels go into the weights of a convolution instead of over the features.
+
+    That saves passes over memory where the weights of each picture are small beside its features. A graph
+    for another engine keeps its weights constant.
+    """
+    batch, channels, height, width = x.shape
+    small = batch == 1 or height * width >= 4 * channels
+    return small and not torch.compiler.is_exporting()
 
 
 class Stage(nn.ModuleList):

@@ -1,13 +1,14 @@
 """The number formats in which a network multiplies, and which of them a device multiplies natively."""
 
 import platform
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
 Precision = Literal["auto", "32", "bf16", "16"]
 """float32, bfloat16, float16, or what the device multiplies natively."""
-DTYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+DTYPES: dict[Precision, torch.dtype] = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 
 
 def native_precision(device: torch.device) -> Precision:
@@ -26,6 +27,12 @@ def native_precision(device: torch.device) -> Precision:
 def resolve(precision: Precision, device: torch.device) -> Precision:
     """Return the precision itself, or for "auto" that of `native_precision`."""
     return native_precision(device) if precision == "auto" else precision
+
+
+def multiplying(precision: Precision, device: torch.device) -> torch.autocast:
+    """Return a context in which products of a network are in a precision, and norms and sums in float32."""
+    dtype = DTYPES[resolve(precision, device)]
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def training_precision(precision: Precision, device: torch.device) -> Precision:

@@ -11,6 +11,7 @@ from refusion.diffusion.sampling import SAMPLERS, Solver
 from refusion.errors import Notice, hint
 from refusion.imaging.formats import MAX_PIXELS
 from refusion.imaging.image import Image, format_sizes
+from refusion.nn.precision import PRECISIONS, Precision
 from refusion.restoring.tiling import TilingPolicy
 
 Mask = Shaped[np.ndarray, "h w"]
@@ -56,7 +57,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a restoration: tiles and memory.
+    """Limits of a restoration: tiles, memory and precision.
 
     Args:
         tile: side in pixels of the tiles in which a large picture is restored; by default the largest that
@@ -65,17 +66,22 @@ class Limits:
             run at the same time a part.
         policy: the sizes at which tiling begins.
         max_pixels: files of pictures with more are refused before they are decoded.
+        precision: in which the network multiplies: "32", "bf16", "16", or "auto", what the device multiplies
+            natively. Norms, states and all other arithmetic are in float32.
 
     Raises:
-        ValueError: a tile below the policy's smallest, less than 1 byte or 1 pixel.
+        ValueError: a tile below the policy's smallest, less than 1 byte or 1 pixel, an unknown precision.
     """
 
     tile: int | None = None
     memory: int | None = None
     policy: TilingPolicy = TilingPolicy()
     max_pixels: int = MAX_PIXELS
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}: there are {', '.join(PRECISIONS)}")
         if self.tile is not None and self.tile < self.policy.min_tile:
             remedy = "or nothing to choose by free memory"
             raise ValueError(f"tile is {self.tile}: give at least {self.policy.min_tile} pixels, {remedy}")
@@ -165,6 +171,7 @@ class Options(TypedDict, total=False):
     memory: int | None
     policy: TilingPolicy
     max_pixels: int
+    precision: Precision
 
 
 @dataclass(frozen=True, eq=False)

@@ -294,7 +294,7 @@ class Restorer:
         network = with_tiling(self.network, encoded.mu, free, tile, limits.policy, report)
         first = self.sde.initial_time(self._noise_std(lq, request.sigma, report))
         seen = codec.with_guides(encoded.mu, self.enlarge(guides) if guides.shape[1] else guides)
-        return Walk(codec, encoded, seen, network, self.sde, self.prediction, first)
+        return Walk(codec, encoded, seen, network, self.sde, self.prediction, first, limits.precision)
 
     def _noise_std(self, lq: Float[Tensor, "b 3 h w"], sigma: float | None, report: Report) -> float | None:
         """Return the standard deviation of the noise, or an estimate of it if the process needs one.

@@ -13,6 +13,7 @@ from refusion.diffusion.schedule import timesteps
 from refusion.diffusion.sde import SDE, Batch, NoiseFn
 from refusion.errors import Cancelled
 from refusion.nn.network import Network
+from refusion.nn.precision import Precision, multiplying
 from refusion.restoring.codec import Codec, Encoded
 from refusion.restoring.request import Sampling
 
@@ -31,6 +32,7 @@ class Walk:
         sde: the process.
         prediction: how the network's output is read.
         first: the time at which sampling starts.
+        precision: in which the network multiplies.
     """
 
     codec: Codec
@@ -40,6 +42,7 @@ class Walk:
     sde: SDE
     prediction: Prediction
     first: int
+    precision: Precision = "32"
 
     @torch.inference_mode()
     def decode(self, state: State) -> Float[Tensor, "b 3 h w"]:
@@ -80,8 +83,9 @@ class Walk:
             if cancel is not None and cancel():
                 raise Cancelled("cancelled")
             batch_t = torch.full((len(x_t),), float(t), device=x_t.device)
-            output = network(x_t, self.seen, batch_t, embeddings[t].expand(len(x_t), -1))
-            x0 = self.prediction.clean(output, self.sde, x_t, mu, t)
+            with multiplying(self.precision, x_t.device):
+                output = network(x_t, self.seen, batch_t, embeddings[t].expand(len(x_t), -1))
+            x0 = self.prediction.clean(output.to(x_t.dtype), self.sde, x_t, mu, t)
             return x0.clamp(*self.codec.bounds) if self.codec.bounds else x0
 
         return denoise

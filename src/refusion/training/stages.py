@@ -214,7 +214,7 @@ class DiffusionStage(Stage):
         return holes.repeat(1, codec.channels // codec.map_channels, 1, 1)
 
     def measure(self, pair: Pair) -> tuple[dict[str, float], list[Image]]:
-        results = list(evaluate(self.restorer, [pair]))
+        results = list(evaluate(self.restorer, [pair], precision="32"))
         mean = mean_scores([row.output for row, _ in results])
         _, restored = results[0]
         views = pair.read()

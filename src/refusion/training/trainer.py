@@ -22,6 +22,7 @@ from refusion.data.dataset import StepBatches
 from refusion.data.pairs import Pair, stems
 from refusion.errors import DataError, ImageError, RefusionError
 from refusion.imaging.image import Image
+from refusion.nn.precision import multiplying
 from refusion.training import checkpoints
 from refusion.training.checkpoints import LAST
 from refusion.training.log import Log, progress_bar
@@ -42,12 +43,12 @@ class _Objective(nn.Module):
     def __init__(self, stage: Stage, device: torch.device) -> None:
         super().__init__()
         self.learner = stage.learner
-        self._loss, self._bf16 = stage.loss, stage.loop.precision_on(device) == "bf16"
+        self._loss, self._precision = stage.loss, stage.loop.precision_on(device)
 
     def forward(
         self, lq: Tensor, gt: Tensor, guides: Tensor, condition: Tensor, random: StepRandom
     ) -> Tensor:
-        with torch.autocast(lq.device.type, torch.bfloat16, enabled=self._bf16):
+        with multiplying(self._precision, lq.device):
             return self._loss(lq, gt, guides, condition, random)
 
 

@@ -39,6 +39,11 @@ def test_a_gpu_multiplies_by_its_generation(
     assert native_precision(CUDA) == expected
 
 
+@pytest.fixture(autouse=True)
+def _native(monkeypatch: pytest.MonkeyPatch, _in_float32: None) -> None:
+    monkeypatch.setattr("refusion.nn.precision.native_precision", native_precision)
+
+
 def test_only_auto_depends_on_the_device() -> None:
     assert resolve("auto", MPS) == "16"
     assert resolve("32", MPS) == "32"
