@@ -29,7 +29,7 @@ def main() -> None:
     restore = refusion.load(sys.argv[2] if len(sys.argv) > 2 else "shadow-removal", "cpu")
     changes, ratios, clean = [], [], []
     for pair in find_pairs(Path(sys.argv[1])):
-        (lq,), (gt,), _ = pair.read()
+        (lq,), (gt,), *_ = pair.read()
         restored, where = restore(lq).tensor(), outside(lq.tensor(), gt.tensor())
         untouched = restore.run(restore.request(gt)).image  # that nothing changed is no warning here
         clean.append(float((untouched.tensor() - gt.tensor()).abs().mean()))

@@ -12,16 +12,8 @@ from skimage import data
 
 import refusion
 from refusion.data.bokeh import Bokeh
-from refusion.data.degradation import (
-    Degradation,
-    Downscale,
-    Example,
-    GaussianNoise,
-    Haze,
-    Holes,
-    MotionBlur,
-    Rain,
-)
+from refusion.data.camera import GaussianNoise, MotionBlur
+from refusion.data.degradation import Degradation, Downscale, Example, Haze, Holes, Rain
 from refusion.imaging.arrays import from_array
 from refusion.models.spec import Process
 from refusion.restoring.walk import noise_source
@@ -107,7 +99,7 @@ def tasks() -> None:
     """For each task a row: what goes in, what comes out, and what was there."""
     for name, (degrade, photograph) in TASKS.items():
         clean = from_array(photograph.astype(np.float32) / 255).tensor()
-        lq, gt, condition = degrade(clean, np.random.default_rng(3))
+        lq, gt, condition, _ = degrade(clean, np.random.default_rng(3))
         restore = refusion.load(name, "cpu")
         before = from_array(lq.permute(1, 2, 0).clamp(0, 1).numpy())
         after = restore(before, condition=condition)

@@ -214,7 +214,7 @@ def test_the_condition_is_what_was_drawn() -> None:
     """Both lenses come from the table, independently; equal ones give equal pictures."""
     clean, drawn = picture((24, 24)), set()
     for seed in range(300):
-        lq, gt, (first, second, disparity) = Bokeh()(clean, source(seed))
+        lq, gt, (first, second, disparity), _ = Bokeh()(clean, source(seed))
         assert 10 <= disparity <= 90
         assert torch.equal(lq, gt) or first != second
         assert not torch.equal(lq, gt) or abs(first) == abs(second)
@@ -236,7 +236,7 @@ def test_the_background_is_the_picture_through_the_lenses_that_the_condition_tel
     clean, bokeh = picture((40, 30), seed), Bokeh(uneven=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rendering, "front_opacity", lambda size, rng: torch.zeros(1, *size))
-        lq, gt, (*numbers, disparity) = bokeh(clean, source(seed))
+        lq, gt, (*numbers, disparity), _ = bokeh(clean, source(seed))
     for z, number in zip((lq, gt), numbers, strict=True):
         lens = NUMBERS[number]
         radius = bokeh.radius(lens, even(disparity, (40, 30)))

@@ -16,16 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from refusion.data.degradation import (
-    Degradation,
-    Downscale,
-    Example,
-    GaussianNoise,
-    Haze,
-    Holes,
-    MotionBlur,
-    Rain,
-)
+from refusion.data.camera import GaussianNoise, MotionBlur, SensorNoise
+from refusion.data.degradation import Degradation, Downscale, Example, Haze, Holes, Rain
 from refusion.data.fields import Picture
 from refusion.errors import RecipeError
 from refusion.imaging.resize import reduced
@@ -47,6 +39,10 @@ SAME_SIZE = [
     Rain(shortest=1, longest=1, slant=90, sparse=1, dense=1, faint=1, strong=1),
     MotionBlur(),
     MotionBlur(shortest=0, longest=80, noise=1),
+    MotionBlur(longest=25, jpeg=30),
+    SensorNoise(),
+    SensorNoise(most=1, read=1, smooth=8, shared=1, jpeg=1),
+    SensorNoise(jpeg=0),
     GaussianNoise(),
     GaussianNoise(weakest=1, strongest=1),
     Holes(),
@@ -90,7 +86,9 @@ def test_an_example_is_a_function_of_the_picture_and_the_randomness(
     assert first.condition == ()
 
 
-@pytest.mark.parametrize("degradation", [*HAZES, Rain(), MotionBlur(), GaussianNoise(), Holes()])
+@pytest.mark.parametrize(
+    "degradation", [*HAZES, Rain(), MotionBlur(), SensorNoise(), GaussianNoise(), Holes()]
+)
 def test_other_randomness_gives_another_example(degradation: Degradation) -> None:
     clean = 0.8 * picture((40, 40))
     assert not torch.equal(degradation(clean, source(6)).lq, degradation(clean, source(5)).lq)
@@ -107,7 +105,7 @@ def test_examples_stay_in_range(degradation: Degradation, size: tuple[int, int])
         assert lq.max() <= 1
 
 
-@pytest.mark.parametrize("kind", [Haze, Rain, MotionBlur, GaussianNoise, Holes, Downscale])
+@pytest.mark.parametrize("kind", [Haze, Rain, MotionBlur, SensorNoise, GaussianNoise, Holes, Downscale])
 def test_a_degradation_is_called_what_it_is(kind: Callable[..., Any]) -> None:
     assert kind().name == kind.__name__
     assert isinstance(kind(), Degradation)
@@ -230,6 +228,32 @@ def test_the_airlight_is_as_dim_and_tinted_as_said() -> None:
     assert airs.max() <= 1
 
 
+def test_cold_air_is_bluer_than_grey_and_never_warmer() -> None:
+    airs, grey = (
+        torch.stack([airlight(haze, picture((2, 2)), seed)[:, 0, 0] for seed in range(60)])
+        for haze in (Haze(dim=0.5, tint=0, cold=0.2), Haze(dim=0.5, tint=0))
+    )
+    red, green, blue = (airs / grey).unbind(1)
+    torch.testing.assert_close(green, torch.ones_like(green))
+    assert 0.8 - 1e-6 <= red.min() < 0.85 < 0.95 < red.max() <= 1
+    assert 1 <= blue.min() < 1.05
+    assert blue.max() <= 1.2 + 1e-6
+
+
+def test_banks_add_to_the_haze_in_some_places_only() -> None:
+    black, white_air = torch.zeros(3, 24, 32), Haze(dim=1, tint=0, thick=1)
+    banks = Haze(dim=1, tint=0, thick=1, banks=3)
+    more = torch.stack(
+        [
+            torch.log((1 - white_air(black, source(i)).lq[0]) / (1 - banks(black, source(i)).lq[0]))
+            for i in range(40)
+        ]
+    )
+    assert more.min() > -1e-4  # of one in float32
+    assert 2 < more.max() <= 3.01
+    assert more.amin((1, 2)).max() < 0.01
+
+
 # ---- rain
 
 
@@ -266,6 +290,11 @@ def test_rain_is_as_strong_as_said() -> None:
     )
     assert 0.1 < brightest.min() <= 0.2 + 1e-6
     assert 0.3 < brightest.max() <= 0.4 + 1e-6
+
+
+def test_thicker_streaks_are_more_light() -> None:
+    thin, thick = (sum(float(rain(Rain(thick=w), i).mean()) for i in range(8)) for w in (0.7, 3))
+    assert thick > 1.5 * thin
 
 
 def test_more_drops_are_more_light() -> None:
@@ -439,7 +468,7 @@ def test_more_and_thicker_pieces_hide_more() -> None:
 @pytest.mark.parametrize("size", [(4, 4), (12, 24), (17, 23)])
 def test_downscaling_cuts_a_rest_and_divides_both_sides(factor: int, size: tuple[int, int]) -> None:
     clean = picture(size)
-    lq, gt, _ = Downscale(factor=factor)(clean, source())
+    lq, gt, *_ = Downscale(factor=factor)(clean, source())
     height, width = (side // factor * factor for side in size)
     assert torch.equal(gt, clean[:, :height, :width])
     assert lq.shape == (3, height // factor, width // factor)

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from pairs import Place, blocks, flat, make_pairs, views
+from refusion.data.camera import GaussianNoise
 from refusion.data.dataset import StepBatches, TrainingSamples
-from refusion.data.degradation import Downscale, GaussianNoise, Haze
+from refusion.data.degradation import Downscale, Haze
 from refusion.data.pairs import Pair, contact_sheet, find_pairs, inspect_pairs
 from refusion.errors import DataError, ImageError
 
@@ -146,7 +147,7 @@ def test_left_and_right_are_two_views(place: Place, tmp_path: Path) -> None:
     pairs = find_pairs(tmp_path, Downscale(factor=2), 2)
     assert [pair.name for pair in pairs] == ["a", "b"]
     assert pairs[0].names == ("a-left", "a-right")
-    lq, gt, _ = pairs[0].read()
+    lq, gt, *_ = pairs[0].read()
     for z, side in ((lq, (8, 6)), (gt, (16, 12))):
         assert [picture.size for picture in z] == [side, side]
         assert [float(picture.pixels.mean()) for picture in z] == pytest.approx([0.6, 0.4], abs=1e-3)
@@ -155,7 +156,7 @@ def test_left_and_right_are_two_views(place: Place, tmp_path: Path) -> None:
 def test_both_sides_may_hold_two_views(place: Place, tmp_path: Path) -> None:
     made = views(place)
     assert find_pairs(tmp_path) == [made]
-    lq, gt, _ = made.read()
+    lq, gt, *_ = made.read()
     for degraded, clean in zip(lq, gt, strict=True):
         np.testing.assert_allclose(degraded.pixels, clean.pixels / 2, atol=1e-4)
     assert find_pairs(tmp_path)[0].names == ("a-left", "a-right")
@@ -210,7 +211,7 @@ def test_one_view_and_two_views_are_an_error(place: Place) -> None:
 def test_the_smaller_side_is_smaller_by_the_factor(place: Place, tmp_path: Path) -> None:
     blocks(place, 3)
     (pair,) = find_pairs(tmp_path, factor=3)
-    lq, gt, _ = pair.read()
+    lq, gt, *_ = pair.read()
     assert (lq[0].size, gt[0].size) == ((12, 9), (36, 27))
     for factor, said in ((2, "; gt should be 2 times as large"), (1, "")):
         (pair,) = find_pairs(tmp_path, factor=factor)
@@ -224,7 +225,7 @@ def test_the_smaller_side_is_smaller_by_the_factor(place: Place, tmp_path: Path)
 def test_what_is_made_has_the_factor_of_its_degradation(place: Place, tmp_path: Path) -> None:
     place("a.png", np.full((9, 11), 0.5))
     (pair,) = find_pairs(tmp_path, Downscale(factor=2), 2)
-    lq, gt, _ = pair.read()
+    lq, gt, *_ = pair.read()
     assert (lq[0].size, gt[0].size) == ((5, 4), (10, 8))
     with pytest.raises(DataError, match="gt should be 4 times as large"):
         find_pairs(tmp_path, Downscale(factor=2), 4)[0].read()

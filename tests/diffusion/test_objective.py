@@ -338,3 +338,20 @@ def test_gradients_reach_the_encoder_through_both_states(
     assert {name for name, value in gradients.items() if value != 0} == alive
     assert all(math.isfinite(value) for value in gradients.values())
     assert loss.isfinite()
+
+
+@pytest.mark.parametrize("loss", ["l1", "l2"])
+def test_a_weight_leaves_only_the_error_where_it_is_1(sde: MeanRevertingSDE, loss: Loss) -> None:
+    x0, mu = torch.rand(2, 2, 3, 4, 6)
+    noise, t = torch.randn(2, 3, 4, 6), torch.tensor([30, 100])
+    weight = torch.zeros(2, 3, 4, 6)
+    weight[..., :2] = 1
+
+    def weighted(off: float, weight: Tensor | None) -> float:
+        wrong = torch.cat([0.25 * torch.ones(2, 3, 4, 2), off * torch.ones(2, 3, 4, 4)], dim=-1)
+        network = lambda x_t, mu, t: x0 - mu + wrong  # noqa: E731
+        return float(diffusion_loss(network, sde, Clean(), x0, mu, t, noise, loss=loss, weight=weight))
+
+    expected = 0.25 if loss == "l1" else 0.25**2
+    assert weighted(9, weight) == pytest.approx(expected * 2 / 6, rel=1e-5)
+    assert weighted(0.25, None) == pytest.approx(expected, rel=1e-5)

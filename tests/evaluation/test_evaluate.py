@@ -141,7 +141,7 @@ def test_evaluating_restores_and_scores_every_pair(restorer: Restorer, pairs: li
     rows, restored = zip(*evaluate(restorer, pairs), strict=True)
     assert [row.name for row in rows] == ["gt0", "gt1", "gt2"]
     for row, picture_out, pair in zip(rows, restored, pairs, strict=True):
-        (lq,), (gt,), _ = pair.read()
+        (lq,), (gt,), *_ = pair.read()
         assert row.input == score(lq, gt)
         assert row.output == score(restorer(lq), gt)
         np.testing.assert_array_equal(picture_out.pixels, restorer(lq).pixels)
@@ -189,7 +189,7 @@ def test_perceptual_metrics_see_whole_unrounded_pictures(restorer: Restorer, pai
     perceptual = Perceptual({"mean": mean_distance})
     rows = [row for row, _ in evaluate(restorer, pairs, 9, perceptual)]
     for row, pair in zip(rows, pairs, strict=True):
-        (lq,), (gt,), _ = pair.read()
+        (lq,), (gt,), *_ = pair.read()
         expected = [abs(float((z.tensor() - gt.tensor()).mean())) for z in (lq, restorer(lq))]
         assert row.distances["mean"] == pytest.approx(expected, abs=1e-7)
         assert row.features == ()
@@ -203,7 +203,7 @@ def test_fid_is_of_all_pictures_in_8_bit(restorer: Restorer, pairs: list[Pair]) 
     rows = [row for row, _ in evaluate(restorer, pairs, perceptual=perceptual)]
     corners = []
     for pair in pairs:
-        (lq,), (gt,), _ = pair.read()
+        (lq,), (gt,), *_ = pair.read()
         pictures = [(z.tensor() * 255).round() / 255 for z in (lq, restorer(lq), gt)]
         corners.append([z[:, :2, :2].flatten() for z in pictures])
     lq, made, gt = (torch.stack(sets) for sets in zip(*corners, strict=True))

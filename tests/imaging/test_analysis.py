@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from refusion.data.degradation import GaussianNoise
+from refusion.data.camera import GaussianNoise
 from refusion.data.fields import smooth_field
 from refusion.imaging.analysis import estimate_noise_std, vertical_offset
 

@@ -200,7 +200,9 @@ def restored(model: Path, described: Recipe) -> tuple[list[Image], list[Image]]:
     """Pictures before and after."""
     restore, rng = refusion.load(model, "cpu"), np.random.default_rng(1)
     lq = [from_array(texture(rng, 20, 28)) for _ in range(described.model.views)]
-    wanted = {"condition": CONDITION} if described.model.conditions else {}
+    wanted: dict[str, Any] = {"condition": CONDITION} if described.model.conditions else {}
+    if described.model.fill:
+        wanted["mask"] = np.eye(20, 28, dtype=np.float32)
     return lq, list(restore.run(restore.request(*lq, **wanted)).images)
 
 

@@ -16,7 +16,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from refusion.data.fields import Field, Picture, smooth_field, stretch
-from refusion.imaging.level import Level
 from refusion.imaging.masks import apply_mask
 from refusion.imaging.resize import reduced
 
@@ -54,6 +53,8 @@ class Haze:
         uneven: largest logarithm of the ratio of the density to its average, in both directions.
         dim: darkest airlight A; the brightest is 1.
         tint: largest relative difference of a colour channel of A from grey.
+        cold: largest relative excess of blue in A, and lack of red, as of the fog of machines and in shade.
+        banks: largest optical depth of banks of fog, which hang before the scene at any distance.
 
     Raises:
         ValueError: a range is empty or negative.
@@ -65,8 +66,12 @@ class Haze:
     uneven: float = 1.0
     dim: float = 0.7
     tint: float = 0.04
+    cold: float = 0.0
+    banks: float = 0.0
 
     def __post_init__(self) -> None:
+        check_range("0", 0, "banks", self.banks)
+        check_range("0", 0, "cold", self.cold, highest=1)
         if not 0 <= self.thin <= self.thick < math.inf:
             raise ValueError(f"thin {self.thin} and thick {self.thick}: give 0 <= thin <= thick")
         if not (0 < self.dim <= 1 and 0 <= self.uneven < math.inf and 0 <= self.tint < 1):
@@ -85,9 +90,15 @@ class Haze:
         near = rng.uniform(0, 0.5)
         depth = near + (1 - near) * depth
         density = torch.exp(rng.uniform(0, self.uneven) * (2 * smooth_field(size, rng) - 1))
-        transmission = torch.exp(-rng.uniform(self.thin, self.thick) * depth * density)
+        optical = rng.uniform(self.thin, self.thick) * depth * density
         tint = 1 + self.tint * torch.from_numpy(rng.uniform(-1, 1, (3, 1, 1))).float()
-        airlight = (rng.uniform(self.dim, 1) * tint).clamp(0, 1)
+        airlight = rng.uniform(self.dim, 1) * tint
+        if self.cold:
+            blue = rng.uniform(0, self.cold)
+            airlight = airlight * torch.tensor([1 - blue, 1.0, 1 + blue])[:, None, None]
+        if self.banks:
+            optical = optical + rng.uniform(0, self.banks) * smooth_field(size, rng) ** rng.uniform(1, 3)
+        transmission, airlight = torch.exp(-optical), airlight.clamp(0, 1)
         return Example(clean * transmission + airlight * (1 - transmission), clean)
 
 
@@ -99,6 +110,7 @@ class Rain:
         name: of the degradation, in a recipe.
         shortest, longest: range of the length of a streak.
         slant: largest angle to the vertical in degrees.
+        thick: largest thickness of a streak in pixels; the smallest is 0.7.
         sparse, dense: range of the number of the shortest streaks that begin at a pixel.
         faint, strong: range of the brightness that a single streak adds.
 
@@ -110,15 +122,17 @@ class Rain:
     shortest: int = 15
     longest: int = 60
     slant: float = 35.0
+    thick: float = 1.6
     sparse: float = 0.01
     dense: float = 0.08
     faint: float = 0.15
     strong: float = 0.6
 
     def __post_init__(self) -> None:
-        _check_range("shortest", self.shortest, "longest", self.longest, lowest=1)
-        _check_range("sparse", self.sparse, "dense", self.dense, highest=1)
-        _check_range("faint", self.faint, "strong", self.strong, highest=1)
+        check_range("shortest", self.shortest, "longest", self.longest, lowest=1)
+        check_range("sparse", self.sparse, "dense", self.dense, highest=1)
+        check_range("faint", self.faint, "strong", self.strong, highest=1)
+        check_range("0.7", 0.7, "thick", self.thick, lowest=0.7)
         if not 0 <= self.slant <= 90:
             raise ValueError(f"slant {self.slant:g}: give 0 to 90 degrees")
 
@@ -130,80 +144,13 @@ class Rain:
             length = rng.uniform(self.shortest, self.longest)
             angle = math.radians(90 + slant + rng.normal(0, 3))
             half = length / 2 * np.array([math.cos(angle), math.sin(angle)])
-            streak = _line(half, rng.uniform(0.7, 1.6))
+            streak = _line(half, rng.uniform(0.7, self.thick))
             seen = tuple(side + streak.shape[-1] - 1 for side in size)  # some streaks begin outside
             begins = rng.random(seen) < rng.uniform(self.sparse, self.dense) * self.shortest / length
             drops = torch.from_numpy(begins * rng.uniform(0.3, 1, seen)).float()[None]
-            light += rng.uniform(self.faint, self.strong) * _convolved(drops, streak).clamp(0, 1)
+            light += rng.uniform(self.faint, self.strong) * convolved(drops, streak).clamp(0, 1)
             slant = -slant
         return Example((clean + light).clamp(0, 1), clean)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MotionBlur:
-    """A shaken camera: the picture is averaged in linear light along a smooth random path.
-
-    Args:
-        name: of the degradation, in a recipe.
-        shortest, longest: range of the length of the path.
-        noise: largest standard deviation of the white noise that is added afterwards.
-
-    Raises:
-        ValueError: a range is empty or negative.
-    """
-
-    name: Literal["MotionBlur"] = "MotionBlur"
-    shortest: float = 3.0
-    longest: float = 20.0
-    noise: float = 0.01
-
-    def __post_init__(self) -> None:
-        _check_range("shortest", self.shortest, "longest", self.longest)
-        if not 0 <= self.noise <= 1:
-            raise ValueError(f"noise {self.noise:g}: give 0 to 1")
-
-    def __call__(self, clean: Picture, rng: np.random.Generator) -> Example:
-        blurred = _filtered(clean**2.2, self._path(rng)).clamp(0, 1) ** (1 / 2.2)
-        return Example(_noisy(blurred, rng.uniform(0, self.noise), rng), clean)
-
-    def _path(self, rng: np.random.Generator, points: int = 256) -> Kernel:
-        """Return a path of constant speed and smoothly turning direction as a kernel that sums to 1."""
-        turns = np.cumsum(rng.normal(0, rng.uniform(0, 0.3), points)) / math.sqrt(points) * 4
-        angles = rng.uniform(0, 2 * math.pi) + turns
-        steps = np.stack([np.cos(angles), np.sin(angles)]) * rng.uniform(self.shortest, self.longest) / points
-        path = np.cumsum(steps, axis=1)
-        path -= (path.min(axis=1, keepdims=True) + path.max(axis=1, keepdims=True)) / 2
-        reach = math.ceil(np.abs(path).max()) + 1
-        kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
-        x, y = np.floor(path).astype(int) + reach
-        right, down = path - np.floor(path)
-        for dx, wx in ((0, 1 - right), (1, right)):
-            for dy, wy in ((0, 1 - down), (1, down)):
-                np.add.at(kernel, (y + dy, x + dx), wx * wy / points)
-        return torch.from_numpy(kernel)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GaussianNoise:
-    """White noise.
-
-    Args:
-        name: of the degradation, in a recipe.
-        weakest, strongest: range of the standard deviation.
-
-    Raises:
-        ValueError: the range is empty or negative.
-    """
-
-    name: Literal["GaussianNoise"] = "GaussianNoise"
-    weakest: Level = 5 / 255
-    strongest: Level = 50 / 255
-
-    def __post_init__(self) -> None:
-        _check_range("weakest", self.weakest, "strongest", self.strongest, highest=1)
-
-    def __call__(self, clean: Picture, rng: np.random.Generator) -> Example:
-        return Example(_noisy(clean, rng.uniform(self.weakest, self.strongest), rng), clean)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,8 +173,8 @@ class Holes:
     thickest: float = 0.12
 
     def __post_init__(self) -> None:
-        _check_range("fewest", self.fewest, "most", self.most, lowest=1)
-        _check_range("thinnest", self.thinnest, "thickest", self.thickest, lowest=1e-4, highest=1)
+        check_range("fewest", self.fewest, "most", self.most, lowest=1)
+        check_range("thinnest", self.thinnest, "thickest", self.thickest, lowest=1e-4, highest=1)
 
     def __call__(self, clean: Picture, rng: np.random.Generator) -> Example:
         holes = self._holes(clean.shape[-2], clean.shape[-1], rng)
@@ -269,7 +216,7 @@ class Downscale:
     factor: int = 4
 
     def __post_init__(self) -> None:
-        _check_range("1", 1, "factor", self.factor, highest=16)
+        check_range("1", 1, "factor", self.factor, highest=16)
 
     def __call__(self, clean: Picture, rng: np.random.Generator) -> Example:
         height = clean.shape[-2] // self.factor * self.factor
@@ -296,12 +243,12 @@ def _distance(x: np.ndarray, y: np.ndarray, start: np.ndarray, end: np.ndarray) 
     return distance
 
 
-def _filtered(picture: Float[Tensor, "c h w"], kernel: Kernel) -> Float[Tensor, "c h w"]:
+def filtered(picture: Float[Tensor, "c h w"], kernel: Kernel) -> Float[Tensor, "c h w"]:
     """Convolve a picture with a kernel; the border is repeated."""
-    return _convolved(F.pad(picture[None], (kernel.shape[-1] // 2,) * 4, mode="replicate")[0], kernel)
+    return convolved(F.pad(picture[None], (kernel.shape[-1] // 2,) * 4, mode="replicate")[0], kernel)
 
 
-def _convolved(picture: Float[Tensor, "c h w"], kernel: Kernel) -> Float[Tensor, "c inner_h inner_w"]:
+def convolved(picture: Float[Tensor, "c h w"], kernel: Kernel) -> Float[Tensor, "c inner_h inner_w"]:
     """Convolve where the kernel lies within the picture, by Fourier transform since kernels are large."""
     size = (picture.shape[-2], picture.shape[-1])
     product = torch.fft.rfft2(picture.double()) * torch.fft.rfft2(kernel.double(), s=size)
@@ -311,14 +258,16 @@ def _convolved(picture: Float[Tensor, "c h w"], kernel: Kernel) -> Float[Tensor,
     return convolved[..., kernel.shape[-2] - 1 :, kernel.shape[-1] - 1 :].float()
 
 
-def _noisy(picture: Picture, std: float, rng: np.random.Generator) -> Picture:
+def noisy(picture: Picture, std: float, rng: np.random.Generator) -> Picture:
+    """Add white noise."""
     noise = torch.from_numpy(rng.standard_normal(picture.shape, dtype=np.float32))
     return (picture + std * noise).clamp(0, 1)
 
 
-def _check_range(
+def check_range(
     low_name: str, low: float, high_name: str, high: float, lowest: float = 0, highest: float = math.inf
 ) -> None:
+    """Raise ValueError unless lowest <= low <= high <= highest."""
     if not (lowest <= low <= high <= highest and high < math.inf):
         most = f" <= {highest:g}" if highest < math.inf else ""
         raise ValueError(

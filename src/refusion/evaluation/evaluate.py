@@ -178,9 +178,7 @@ def evaluate(
     for pair in pairs:
         try:
             views = _read(pair, restore, options)
-            settings: Options = {"condition": views.condition, **options} if views.condition else options
-            settings = {**_maps(views, restore), **settings}
-            result = restore.run(restore.request(*views.lq, **settings))
+            result = restore.run(restore.request(*views.lq, **scene_options(restore, views, options)))
         except (ImageError, DataError) as error:
             if failed is None:
                 raise
@@ -193,12 +191,15 @@ def evaluate(
             yield Row(name, *scores, *perceived, result.notices), restored
 
 
-def _maps(views: Scene, restore: Restorer) -> Options:
-    """Return the options that hand in the guides of a pair: to models that fill holes, their mask."""
-    if views.guides is None or not restore.network.num_guides:
-        return {}
-    guides = views.guides.numpy()
-    return {"mask": guides[0, 0]} if restore.fill else {"guides": guides}
+def scene_options(restore: Restorer, views: Scene, options: Options) -> Options:
+    """Return options with what a pair tells: its condition, its guides, or the mask of its holes."""
+    told: Options = {}
+    if views.condition:
+        told["condition"] = views.condition
+    if views.guides is not None and restore.network.num_guides:
+        guides = views.guides.numpy()
+        told |= {"mask": guides[0, 0]} if restore.fill else {"guides": guides}
+    return {**told, **options}
 
 
 def _read(pair: Pair, restore: Restorer, options: Options) -> Scene:

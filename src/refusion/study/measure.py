@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from refusion.data.pairs import Pair
-from refusion.evaluation.evaluate import score
+from refusion.evaluation.evaluate import scene_options, score
 from refusion.evaluation.uncertainty import error_map, spread
 from refusion.files import atomic
 from refusion.restoring.request import Options
@@ -36,8 +36,7 @@ def measure(restore: Restorer, pairs: Sequence[Pair], options: Options, folder: 
 def _measured(restore: Restorer, pair: Pair, options: Options) -> Iterator[tuple[str, dict[str, float]]]:
     """Yield name and scores of each view."""
     views = pair.read()
-    settings: Options = {"condition": views.condition, **options} if views.condition else options
-    result = restore.run(restore.request(*views.lq, **settings))
+    result = restore.run(restore.request(*views.lq, **scene_options(restore, views, options)))
     stds = result.stds or (None,) * len(result.images)
     for name, image, std, gt in zip(pair.names, result.images, stds, views.gt, strict=True):
         values = asdict(score(image, gt))

@@ -13,8 +13,9 @@ import yaml
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from refusion.data.bokeh import Bokeh
+from refusion.data.camera import GaussianNoise, MotionBlur, SensorNoise
 from refusion.data.dataset import Augment
-from refusion.data.degradation import Degradation, Downscale, GaussianNoise, Haze, Holes, MotionBlur, Rain
+from refusion.data.degradation import Degradation, Downscale, Haze, Holes, Rain
 from refusion.data.pairs import Pair, find_pairs
 from refusion.diffusion.objective import Compare, Loss
 from refusion.errors import RecipeError, hint
@@ -26,7 +27,8 @@ from refusion.nn.precision import Precision, training_precision
 RECIPES = Path(__file__).parents[1] / "recipes"
 """Folder of the recipes of the bundled models."""
 DEGRADATIONS: dict[str, type[Degradation]] = {
-    kind.__name__: kind for kind in (Bokeh, Downscale, GaussianNoise, Haze, Holes, MotionBlur, Rain)
+    kind.__name__: kind
+    for kind in (Bokeh, Downscale, GaussianNoise, Haze, Holes, MotionBlur, Rain, SensorNoise)
 }
 """Degradations by name. One of your own: `DEGRADATIONS["Mine"] = Mine`, a frozen dataclass with a `name`."""
 Fractional = Annotated[float, Field(ge=0, lt=1)]
