@@ -502,3 +502,9 @@ def test_errors_are_one_line(run: Run, models: Path, name: str, words: str, part
 )
 def test_a_typing_error_is_one_line(run: Run, words: str, part: str) -> None:
     one_line(run("restore", "a.png", *words.split()), part, status=2)
+
+
+def test_onnx_computes_in_float32_only(run: Run, model: Path) -> None:
+    photo("a.png")
+    said = run("restore", "a.png", "--model", str(model), "--backend", "onnx", "--precision", "bf16")
+    one_line(said, "precision", "onnx")

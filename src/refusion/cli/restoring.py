@@ -102,7 +102,7 @@ def _run(
     told: set[str] = set()
     if planned.jobs:
         extra = Output(output.uncertainty, output.trajectory, output.strip)
-        restorer = _loaded(header, device, backend)
+        restorer = _loaded(header, device, backend, options.get("precision", "auto"))
         outcomes = run(planned.jobs, restorer, options, extra, output.hole_colour)
         for outcome in bar(outcomes, "picture", len(planned.jobs), name):
             for notice in outcome.notices:
@@ -117,12 +117,14 @@ def _run(
     return done, failed
 
 
-def _loaded(header: "Header", device: str | None, backend: str) -> "Model":
+def _loaded(header: "Header", device: str | None, backend: str, precision: str) -> "Model":
     """Load a model for a backend."""
     from refusion.models.checkpoint import load
 
     if backend == "torch":
         return load(header, device)
+    if precision not in ("auto", "32"):
+        raise ValueError(f"precision is {precision}: the backend onnx computes in 32; leave out one of them")
     from refusion.backends.runtime import with_onnx
 
     return with_onnx(load(header, device or "cpu"), complain)
