@@ -99,10 +99,11 @@ def tasks() -> None:
     """For each task a row: what goes in, what comes out, and what was there."""
     for name, (degrade, photograph) in TASKS.items():
         clean = from_array(photograph.astype(np.float32) / 255).tensor()
-        lq, gt, condition, _ = degrade(clean, np.random.default_rng(3))
+        lq, gt, condition, guides = degrade(clean, np.random.default_rng(3))
         restore = refusion.load(name, "cpu")
         before = from_array(lq.permute(1, 2, 0).clamp(0, 1).numpy())
-        after = restore(before, condition=condition)
+        mask = guides[0].numpy() if guides is not None and restore.fill else None
+        after = restore(before, condition=condition, mask=mask)
         shown = (restore.upscale_input(before).pixels, after.pixels, gt.permute(1, 2, 0).numpy())
         save(f"{name}.jpg", row(*(z[: after.size[1], : after.size[0]] for z in shown)))
     restore = refusion.load("stereo-super-resolution", "cpu")

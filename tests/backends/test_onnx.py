@@ -26,6 +26,7 @@ UNET = {"name": "ConditionalUNet", "width": 4, "multipliers": [1, 2], "condition
 MODELS: dict[str, dict[str, Any]] = {
     "latents": {"model.codec": {**LATENT, "attention": True}},
     "bokeh": {"model.network.conditions": 3},
+    "guides": {"model.network.guides": 2},
     "stereo": {"model.network.stereo": True, "model.network.downscale": 1},
     "unet": {"model.network": UNET, "model.process.kind": "denoising"},
 }
@@ -77,8 +78,9 @@ def test_a_graph_is_the_model_at_every_size(tmp_path: Path, kind: str) -> None:
             torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-4)
         t, x_t = torch.arange(1.0, size[0] + 1), torch.rand(mu.shape)
         condition = [torch.rand(size[0], 3)] if kind == "bokeh" else []
-        (output,) = run("denoiser", x_t, mu, t, *condition)
-        expected = restorer.network(x_t, mu, t, restorer.network.embed(t, *condition))
+        seen = restorer.codec.with_guides(mu, torch.rand(size[0], restorer.network.num_guides, *size[2:]))
+        (output,) = run("denoiser", x_t, seen, t, *condition)
+        expected = restorer.network(x_t, seen, t, restorer.network.embed(t, *condition))
         torch.testing.assert_close(output, expected, rtol=0, atol=1e-4)
         (picture,) = run("decoder", x_t, image, *features)
         expected = restorer.codec.decode(x_t, encoded.features, encoded.size)

@@ -27,6 +27,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "latents": {"model.codec": {**LATENT, "attention": True}},
     "skips": {"model.codec": {**LATENT, "skips": 1}},
     "bokeh": {"model.network.conditions": 3},
+    "guides": {"model.network.guides": 1},
     "stereo": {"model.network.stereo": True, "model.network.downscale": 1},
     "unet": {"model.network": UNET, "model.process.kind": "denoising"},
 }

@@ -360,6 +360,17 @@ def test_what_is_white_in_the_mask_of_a_job_is_filled(restorer: Restorer) -> Non
         np.testing.assert_array_equal(read(f"out/{i}.png").pixels[kept], read(f"in/{i}.png").pixels[kept])
 
 
+def test_the_network_sees_the_grey_of_a_guide(sde: MeanRevertingSDE) -> None:
+    photos(1)
+    grey = np.linspace(0, 1, 80, dtype=np.float32).reshape(8, 10, 1).repeat(3, -1)
+    write(from_array(grey), "guide.png")
+    guided = small_restorer(sde, sampling=Sampling(steps=STEPS), guides=1, map_channels=4)
+    list(run(plan(["in"], Path("out")).with_guides(Path("guide.png")).jobs, guided))
+    expected = guided("in/0.png", guides=read("guide.png").pixels[None, ..., 0]).pixels
+    assert_written(Path("out/0.png"), expected)
+    assert np.abs(expected - guided("in/0.png").pixels).max() > 1e-3
+
+
 def test_what_is_transparent_in_a_mask_is_not_missing(restorer: Restorer) -> None:
     photos(1)
     strokes = np.zeros((8, 10), np.float32)

@@ -249,6 +249,14 @@ def test_masks_of_equal_names_are_told_by_the_longest_path() -> None:
     assert masks(made) == found
 
 
+def test_guides_are_found_as_masks_are() -> None:
+    touch("maps/a.tif", "maps/unused.png")
+    made = Plan([job("in/a.png", "out/0.png"), job("in/b.png", "out/1.png")]).with_guides(Path("maps"))
+    assert [(one.guide, one.mask) for one in made.jobs] == [(Path("maps/a.tif"), None)]
+    (problem,) = made.problems
+    assert problem.startswith(f"{Path('in/b.png')}: no guide of its name")
+
+
 def test_two_views_have_the_mask_of_the_left_one() -> None:
     touch("masks/l.png", "masks/r.png")
     views = Job((Path("l.png"), Path("r.png")), (Path("out/left/l.png"), Path("out/right/r.png")))

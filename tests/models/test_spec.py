@@ -443,3 +443,22 @@ def test_a_class_without_arguments_needs_none() -> None:
     with added(CODECS, "Plain", Plain):
         assert isinstance(spec(codec={"name": "Plain"}).build().codec, Plain)
         assert "unknown key codec.args" in said(codec={"name": "Plain", "args": 1})
+
+
+def test_guides_and_fill_are_declared_and_checked_together() -> None:
+    guided = {"model.network.guides": 1}
+    spec = parse(SMALLEST, "test", {**guided, "model.fill": "harmonic"}).model
+    assert (spec.guides, spec.fill, spec.build().fill) == (1, "harmonic", "harmonic")
+    assert spec.build().network.intro.in_channels == 2 * 12 + 4  # type: ignore[union-attr]
+    plain = parse(SMALLEST, "test").model
+    assert (plain.guides, plain.fill) == (0, None)
+    spec.check(1, 0, 1)
+    spec.check(1, 0)
+    with pytest.raises(ValueError, match="1 guides"):
+        plain.check(1, 0, 1)
+    with pytest.raises(RecipeError, match=r"fill is harmonic: give network\.guides 1"):
+        parse(SMALLEST, "test", {"model.fill": "harmonic"})
+    with pytest.raises(RecipeError, match=r"model\.fill is 'grey'"):
+        parse(SMALLEST, "test", {**guided, "model.fill": "grey"})
+    with pytest.raises(RecipeError, match="drop_guide"):
+        parse(SMALLEST, "test", {**guided, "model.fill": "white", "data.augment": {"drop_guide": 0.5}})

@@ -30,7 +30,7 @@ class Denoise(nn.Module):
     def forward(
         self,
         x_t: Float[Tensor, "b c h w"],
-        mu: Float[Tensor, "b c h w"],
+        mu: Float[Tensor, "b seen h w"],
         t: Float[Tensor, " b"],
         condition: Sequence[Tensor],
     ) -> Float[Tensor, "b c h w"]:
@@ -66,10 +66,11 @@ class Decode(nn.Module):
 def to_onnx(model: str | Path, folder: str | Path) -> Iterator[str]:
     """Write denoiser.onnx, encoder.onnx and decoder.onnx in float32.
 
-    The inputs of the denoiser are x_t and mu (b, c, h, w), t (b,) and for bokeh condition_0 (b, 3); that of
-    the encoder is image (b, 3, h, w); those of the decoder are state, image and feature_0, feature_1, ... The
-    metadata of each file has the model's spec and card under "refusion", as JSON. Tracing takes minutes. The
-    folder appears when all files are whole.
+    The inputs of the denoiser are x_t and mu (b, c, h, w), t (b,) and for bokeh condition_0 (b, 3); that
+    of the encoder is image (b, 3, h, w); those of the decoder are state, image and feature_0, feature_1,
+    ... With guides, their states are further channels of mu, see `Codec.encode_guides`. The metadata of
+    each file has the model's spec and card under "refusion", as JSON. Tracing takes minutes. The folder
+    appears when all files are whole.
 
     Args:
         model: see `checkpoint.load`.
@@ -123,7 +124,8 @@ def graphs(restorer: Restorer) -> Iterator[Graph]:
     unit, padded = max(8, network.multiple), max(8, codec.multiple)
 
     def noisy(count: int, height: int, width: int) -> Inputs:
-        x_t, mu = torch.rand(2, count, codec.channels, height, width)
+        mu = torch.rand(count, codec.seen_channels(network.num_guides), height, width)
+        x_t = torch.rand(count, codec.channels, height, width)
         condition = [torch.rand(count, network.num_conditions)] if network.num_conditions else []
         return x_t, mu, 10 * torch.arange(1.0, count + 1), condition
 

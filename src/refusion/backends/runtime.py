@@ -94,7 +94,7 @@ class OnnxNetwork(Network):
     def forward(
         self,
         x_t: Float[Tensor, "b c h w"],
-        mu: Float[Tensor, "b c h w"],
+        mu: Float[Tensor, "b seen h w"],
         t: Float[Tensor, " b"],
         embedding: Float[Tensor, "b modulations"] | None = None,
         pool: Pool = whole_mean,
@@ -106,7 +106,7 @@ class OnnxNetwork(Network):
     def measure_means(
         self,
         x_t: Float[Tensor, "b c h w"],
-        mu: Float[Tensor, "b c h w"],
+        mu: Float[Tensor, "b seen h w"],
         t: Float[Tensor, " b"],
         embedding: Float[Tensor, "b modulations"],
     ) -> list[Float[Tensor, "views _ 1 1"]]:
@@ -118,7 +118,7 @@ class OnnxNetwork(Network):
     def with_means(
         self,
         x_t: Float[Tensor, "views c h w"],
-        mu: Float[Tensor, "views c h w"],
+        mu: Float[Tensor, "views seen h w"],
         t: Float[Tensor, " views"],
         embedding: Float[Tensor, "views modulations"],
         means: Sequence[Float[Tensor, "views _ 1 1"]],
@@ -173,10 +173,11 @@ class _Answer:
 
 def _network_graph(model: Model) -> Graph:
     network, channels = model.network, model.codec.channels
-    widths = _pooled_widths(network, channels)
+    seen = model.codec.seen_channels(network.num_guides)
+    widths = _pooled_widths(network, channels, seen)
 
     def inputs(count: int, height: int, width: int) -> Inputs:
-        x_t, mu = torch.rand(2, count, channels, height, width)
+        x_t, mu = (torch.rand(count, planes, height, width) for planes in (channels, seen))
         condition = torch.rand(count, network.num_conditions) if network.num_conditions else None
         embedding = network.embed(10 * torch.arange(1.0, count + 1), condition)
         given = [torch.rand(count, width) for width in widths]
@@ -218,12 +219,13 @@ def _calls(codec: Codec, image: Tensor) -> dict[str, Inputs]:
 
 
 @torch.no_grad()
-def _pooled_widths(network: Network, channels: int) -> list[int]:
+def _pooled_widths(network: Network, channels: int, seen: int) -> list[int]:
     """Return the channels of the means of each channel attention."""
-    states = torch.zeros(network.num_views, channels, network.multiple, network.multiple)
+    states = torch.zeros(network.num_views, seen, network.multiple, network.multiple)
     times = torch.ones(network.num_views)
     condition = torch.zeros(len(times), network.num_conditions) if network.num_conditions else None
-    means = network.measure_means(states, states, times, network.embed(times, condition))
+    embedding = network.embed(times, condition)
+    means = network.measure_means(states[:, :channels], states, times, embedding)
     return [z.shape[1] for z in means]
 
 

@@ -86,6 +86,8 @@ class OutputFlags:
     mask: Path | None = None
     """For inpainting: a mask, white in the holes, of the size of the picture; or a folder with a mask of the
     same name for each picture."""
+    guide: Path | None = None
+    """For models that take a guide: a grey map of the size of the picture; or a folder, as for --mask."""
     hole_colour: str | None = None
     """For inpainting: colour with which the holes are painted over, as "#ff00ff"."""
     strip: Annotated[bool, Parameter(negative="")] = False

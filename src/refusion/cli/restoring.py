@@ -68,6 +68,8 @@ def restore(
         skipped = len(planned.jobs) - len(pending.jobs)
         if output.mask:
             pending = pending.with_masks(output.mask)
+        if output.guide:
+            pending = pending.with_guides(output.guide)
         for problem in pending.problems:
             complain(files.named(problem))
         done, failed = _run(pending, files, header, model or default, options, output, device, backend)

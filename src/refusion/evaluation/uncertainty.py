@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from refusion.data.pairs import Pair
 from refusion.errors import DataError
+from refusion.evaluation.evaluate import scene_options
 from refusion.imaging.image import Image
 from refusion.restoring.request import Options
 from refusion.restoring.restorer import Restorer
@@ -120,8 +121,7 @@ def calibrate(restore: Restorer, pairs: Sequence[Pair], **options: Unpack[Option
 def _ratios(restore: Restorer, pair: Pair, options: Options) -> Iterator[Map]:
     """Yield the ratio of error to deviation of each view."""
     views = pair.read()
-    settings: Options = {"condition": views.condition, **options} if views.condition else options
-    result = restore.run(restore.request(*views.lq, **settings))
+    result = restore.run(restore.request(*views.lq, **scene_options(restore, views, options)))
     for image, std, gt in zip(result.images, result.stds, views.gt, strict=True):
         yield error_map(image, gt) / np.maximum(std, TINY)
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from refusion.data.pairs import SIDES
 from refusion.errors import ImageError
@@ -22,11 +23,13 @@ class Job:
         sources: files of the input pictures.
         targets: file of the result for each source.
         mask: file of a mask, white in the holes.
+        guide: file of a map beside the picture, for models that take a guide.
     """
 
     sources: Files
     targets: Files
     mask: Path | None = None
+    guide: Path | None = None
 
     @property
     def done(self) -> bool:
@@ -53,26 +56,39 @@ class Plan:
         return replace(self, jobs=[job for job in self.jobs if not job.done])
 
     def with_masks(self, mask: Path) -> "Plan":
-        """Return the plan with a mask for every picture.
+        """Return the plan with a mask for every picture, see `_with_maps`."""
+        return self._with_maps("mask", mask)
+
+    def with_guides(self, guide: Path) -> "Plan":
+        """Return the plan with a guide for every picture, see `_with_maps`."""
+        return self._with_maps("guide", guide)
+
+    def _with_maps(self, kind: Literal["mask", "guide"], place: Path) -> "Plan":
+        """Return the plan with a mask or guide for every picture.
 
         Args:
-            mask: a file for all pictures, or a folder with a file of the same name for each, see
+            kind: the field of the jobs.
+            place: a file for all pictures, or a folder with a file of the same name for each, see
                 `refusion.files.comparable`; of several pictures of one name, the names of their folders must
                 match, too.
         """
-        if not mask.is_dir():
-            return replace(self, jobs=[replace(job, mask=mask) for job in self.jobs])
-        masks = {_name(path.relative_to(mask)): path for path in find([mask])}
-        masked = replace(self, jobs=[], problems=[*self.problems])
+
+        def told(job: Job, path: Path) -> Job:
+            return replace(job, mask=path) if kind == "mask" else replace(job, guide=path)
+
+        if not place.is_dir():
+            return replace(self, jobs=[told(job, place) for job in self.jobs])
+        maps = {_name(path.relative_to(place)): path for path in find([place])}
+        planned = replace(self, jobs=[], problems=[*self.problems])
         for job in self.jobs:
             parts = _name(job.sources[0].resolve()).parts[1:]
             names = (Path(*parts[i:]) for i in range(len(parts)))
-            name = next((name for name in names if name in masks), None)
+            name = next((name for name in names if name in maps), None)
             if name is None:
-                masked.problems.append(f"{job.sources[0]}: no mask of its name in {mask}")
+                planned.problems.append(f"{job.sources[0]}: no {kind} of its name in {place}")
             else:
-                masked.jobs.append(replace(job, mask=masks[name]))
-        return masked
+                planned.jobs.append(told(job, maps[name]))
+        return planned
 
 
 def plan(paths: Sequence[str], out: Path, views: int = 1) -> Plan:

@@ -112,8 +112,15 @@ class Stages:
                 return
             task.notices += _picture_notices(job, images, self.output)
             max_pixels = (self.options or {}).get("max_pixels", MAX_PIXELS)
-            mask = _mask(job, images[0], self.hole_colour, max_pixels)
-            task.request = self.restorer.request(*images, **_options(self.options, mask, self.output))
+            chosen = _options(self.options, self.output)
+            if self.hole_colour is not None and job.mask is None:
+                chosen["mask"] = mask_from_colour(images[0].tensor(), self.hole_colour)[0].numpy()
+            if job.mask is not None:
+                holes = _map("mask", job.mask, job, images[0], max_pixels) > 0.5
+                chosen["mask"] = holes.astype(np.float32)
+            if job.guide is not None:
+                chosen["guides"] = _map("guide", job.guide, job, images[0], max_pixels)[None]
+            task.request = self.restorer.request(*images, **chosen)
             task.megapixels = sum(image.size[0] * image.size[1] for image in images) / 1e6
 
     def restore(self, task: Task) -> None:
@@ -161,7 +168,7 @@ class Stages:
             _NotYetError: they do not fit beside those of the neighbours, whose whole demand counts.
         """
         job, restorer = task.job, self.restorer
-        options = _options(self.options, None, self.output)
+        options = _options(self.options, self.output)
         max_pixels = options.get("max_pixels", MAX_PIXELS)
         count = len(job.sources)
 
@@ -239,27 +246,22 @@ def check_file(path: Path) -> None:
             raise ImageError(f"{path} has {size} bytes, and {free} are free in memory: convert it first")
 
 
-def _mask(job: Job, image: Image, hole_colour: str | None, max_pixels: int) -> Mask | None:
-    if job.mask is None and hole_colour is None:
-        return None
-    if job.mask is None:
-        painted: Mask = mask_from_colour(image.tensor(), hole_colour or "")[0].numpy()
-        return painted
+def _map(kind: str, path: Path, job: Job, image: Image, max_pixels: int) -> Mask:
+    """Read a mask or a guide of the size of a picture, as grey; what is transparent is 0."""
 
     def compare(header: Header) -> None:
         if sorted((header.width, header.height)) != sorted(image.size):  # EXIF may turn it
-            remedy = "give a mask of the picture's size"
+            remedy = f"give a {kind} of the picture's size"
             sizes = f"{header.width}x{header.height} and {format_sizes(image)}"
-            raise ImageError(f"{job.mask} and {job.sources[0]} have sizes {sizes}: {remedy}")
+            raise ImageError(f"{path} and {job.sources[0]} have sizes {sizes}: {remedy}")
 
-    check_file(job.mask)
-    mask = read(job.mask, max_pixels, compare)
-    if mask.size != image.size:
-        turned = f"{format_sizes(mask)} and {format_sizes(image)}"
-        raise ImageError(f"{job.mask} and {job.sources[0]} have sizes {turned}: turn one of them")
-    opacity = 1 if mask.alpha is None else mask.alpha
-    holes: Mask = (mask.pixels.mean(-1) * opacity > 0.5).astype(np.float32)
-    return holes
+    check_file(path)
+    read_map = read(path, max_pixels, compare)
+    if read_map.size != image.size:
+        turned = f"{format_sizes(read_map)} and {format_sizes(image)}"
+        raise ImageError(f"{path} and {job.sources[0]} have sizes {turned}: turn one of them")
+    grey: Mask = read_map.pixels.mean(-1)
+    return grey if read_map.alpha is None else grey * read_map.alpha
 
 
 def _picture_notices(job: Job, images: list[Image], output: Output) -> list[Notice]:
@@ -271,10 +273,8 @@ def _picture_notices(job: Job, images: list[Image], output: Output) -> list[Noti
     return list(dict.fromkeys(notices))
 
 
-def _options(options: Options | None, mask: Mask | None, output: Output) -> Options:
+def _options(options: Options | None, output: Output) -> Options:
     chosen: Options = {**options} if options else {}
-    if mask is not None:
-        chosen["mask"] = mask
     if output.trajectory is not None:
         chosen["trajectory"] = True
     return chosen

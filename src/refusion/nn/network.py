@@ -62,7 +62,7 @@ class Network(nn.Module, ABC):
     def measure_means(
         self,
         x_t: Float[Tensor, "b c h w"],
-        mu: Float[Tensor, "b c h w"],
+        mu: Float[Tensor, "b seen h w"],
         t: Float[Tensor, " b"],
         embedding: Float[Tensor, "b modulations"],
     ) -> list[Float[Tensor, "views _ 1 1"]]:
@@ -82,7 +82,7 @@ class Network(nn.Module, ABC):
     def with_means(
         self,
         x_t: Float[Tensor, "views c h w"],
-        mu: Float[Tensor, "views c h w"],
+        mu: Float[Tensor, "views seen h w"],
         t: Float[Tensor, " views"],
         embedding: Float[Tensor, "views modulations"],
         means: Sequence[Float[Tensor, "views _ 1 1"]],

@@ -75,6 +75,10 @@ class Codec(nn.Module, ABC):
         """Return what a network sees beside x_t: mu, then the states of the guides, if there are any."""
         return torch.cat([mu, self.encode_guides(guides)], dim=1) if guides.shape[1] else mu
 
+    def seen_channels(self, guides: int) -> int:
+        """Return the number of channels of `with_guides`."""
+        return self.channels + guides * self.map_channels
+
     def state_size(self, height: int, width: int) -> tuple[int, int]:
         """Return height and width of the state of a picture, or more."""
         return height, width
