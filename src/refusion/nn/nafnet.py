@@ -105,9 +105,8 @@ def _folds(x: Float[Tensor, "b c h w"]) -> bool:
     That saves passes over memory where the weights of each picture are small beside its features. A graph
     for another engine keeps its weights constant.
     """
-    batch, channels, height, width = x.shape
-    small = batch == 1 or height * width >= 4 * channels
-    return small and not torch.compiler.is_exporting()
+    _, channels, height, width = x.shape
+    return height * width >= 4 * channels and not torch.compiler.is_exporting()
 
 
 class Stage(nn.ModuleList):
