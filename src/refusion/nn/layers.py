@@ -190,6 +190,21 @@ class Residual(nn.Module):
         return x + self.fn(x)
 
 
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """Return the type to which autocast narrows products on the device of a tensor; None without autocast."""
+    kind = x.device.type
+    active = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if active else None
+
+
+def in_float32(module: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out h w"]:
+    """Return module(x), in float32 also under autocast: a picture in bfloat16 has steps of 1 / 256."""
+    if autocast_dtype(x) is None:
+        return module(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return module(x.float())
+
+
 def reflect(x: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b c padded_h padded_w"]:
     """Extend to height and width `size` by reflection on the right and at the bottom.
 

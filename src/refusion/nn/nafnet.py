@@ -12,7 +12,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from refusion.nn.cross_attention import DOWNSCALES, SCAM
-from refusion.nn.layers import LayerNorm, SimpleGate, Sinusoid, pad_to_multiple, pointwise
+from refusion.nn.layers import (
+    LayerNorm,
+    SimpleGate,
+    Sinusoid,
+    autocast_dtype,
+    in_float32,
+    pad_to_multiple,
+    pointwise,
+)
 from refusion.nn.network import Network
 from refusion.nn.pooling import Pool, local_mean, whole_mean
 
@@ -293,7 +301,9 @@ class ConditionalNAFNet(Network):
         height, width = x_t.shape[-2:]
         seen = torch.cat([x_t - mu[:, : x_t.shape[1]], mu], dim=1) if self.conditional else x_t
         x = pad_to_multiple(seen, self.factor)
-        x = intro = self.intro(x.contiguous(memory_format=torch.channels_last))
+        x = in_float32(self.intro, x.contiguous(memory_format=torch.channels_last))
+        x = x.to(autocast_dtype(x) or x.dtype)  # as all features under autocast
+        intro = x
         skips = []
         for stage, down in zip(self.encoders, self.downs, strict=True):
             x = stage(x, modulations, pool)
@@ -302,7 +312,7 @@ class ConditionalNAFNet(Network):
         x = self.middle_blks(x, modulations, pool)
         for up, stage in zip(self.ups, self.decoders, strict=True):
             x = stage(up(x) + skips.pop(), modulations, pool)
-        x = self.ending(x + intro if self.long_skip else x)
+        x = in_float32(self.ending, x + intro if self.long_skip else x)
         return x[..., :height, :width]
 
 
