@@ -13,7 +13,8 @@ from pairs import Place, blocks, flat, make_pairs, views
 from refusion.data.camera import GaussianNoise
 from refusion.data.dataset import StepBatches, TrainingSamples
 from refusion.data.degradation import Downscale, Haze
-from refusion.data.pairs import Pair, contact_sheet, find_pairs, inspect_pairs
+from refusion.data.inspection import contact_sheet, inspect_pairs
+from refusion.data.pairs import Pair, find_pairs
 from refusion.errors import DataError, ImageError
 
 

@@ -11,7 +11,8 @@ from refusion.cli.threads import Threads, use_threads
 from refusion.errors import DataError, RefusionError
 
 if TYPE_CHECKING:
-    from refusion.data.pairs import Finding, Pair
+    from refusion.data.inspection import Finding
+    from refusion.data.pairs import Pair
     from refusion.training.recipe import Recipe
 
 
@@ -74,7 +75,7 @@ def doctor(data: Path, *, recipe: str | None = None, sheet: Path | None = None) 
         recipe: The recipe whose degradation, enlargement and model the pairs are for.
         sheet: Write a contact sheet, degraded above clean, to this file.
     """
-    from refusion.data.pairs import contact_sheet
+    from refusion.data.inspection import contact_sheet
     from refusion.files import kinds
     from refusion.imaging.formats import write
     from refusion.training.recipe import load_yaml, resolve
@@ -106,7 +107,7 @@ def doctor(data: Path, *, recipe: str | None = None, sheet: Path | None = None) 
 
 def _inspect(folder: Path, recipe: "Recipe | None") -> "Finding":
     """Inspect a folder, and check that the recipe's model takes its pairs."""
-    from refusion.data.pairs import inspect_pairs
+    from refusion.data.inspection import inspect_pairs
 
     with meter("pair") as progress:
         if recipe is None:
