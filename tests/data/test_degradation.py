@@ -529,3 +529,14 @@ def test_values_out_of_range_are_named(
     with pytest.raises(ValueError, match=re.escape(said)) as caught:
         kind(**values)
     assert "\n" not in str(caught.value)
+
+
+def test_a_small_picture_gets_a_window_of_the_holes_of_a_large_one() -> None:
+    clean = picture((40, 56))
+    examples = [Holes(least_side=512)(clean, source(seed)) for seed in range(40)]
+    masks = torch.stack([example.guides[0] for example in examples if example.guides is not None])
+    assert masks.shape == (40, 40, 56)
+    assert masks.any((1, 2)).double().mean() > 0.9
+    assert masks.all((1, 2)).any()  # holes may be larger than the window
+    large = picture((512, 600))
+    assert torch.equal(Holes(least_side=512)(large, source(3)).lq, Holes()(large, source(3)).lq)

@@ -20,6 +20,8 @@ from refusion.imaging.masks import apply_mask
 from refusion.imaging.resize import reduced
 
 Kernel = Float[Tensor, "side side"]
+TRIES = 8
+"""Draws of holes until one is in a window."""
 
 
 class Example(NamedTuple):
@@ -161,6 +163,8 @@ class Holes:
         name: of the degradation, in a recipe.
         fewest, most: range of the number of holes.
         thinnest, thickest: range of the thickness of a stroke, in parts of the picture's shorter side.
+        least_side: smaller pictures, as training samples are, get a window of the holes of a picture of this
+            side, so that holes are as large as in restoration; at least one of them if `TRIES` windows do.
 
     Raises:
         ValueError: a range is empty or negative.
@@ -171,19 +175,30 @@ class Holes:
     most: int = 8
     thinnest: float = 0.01
     thickest: float = 0.12
+    least_side: int = 0
 
     def __post_init__(self) -> None:
+        check_range("0", 0, "least_side", self.least_side, highest=65536)
         check_range("fewest", self.fewest, "most", self.most, lowest=1)
         check_range("thinnest", self.thinnest, "thickest", self.thickest, lowest=1e-4, highest=1)
 
     def __call__(self, clean: Picture, rng: np.random.Generator) -> Example:
-        holes = self._holes(clean.shape[-2], clean.shape[-1], rng)
+        size = (clean.shape[-2], clean.shape[-1])
+        holes = self._holes(size, rng)
+        for _ in range(TRIES if min(size) < self.least_side else 0):
+            if bool(holes.any()):
+                break
+            holes = self._holes(size, rng)
         return Example(apply_mask(clean, holes), clean, guides=holes)
 
-    def _holes(self, height: int, width: int, rng: np.random.Generator) -> Field:
+    def _holes(self, size: tuple[int, int], rng: np.random.Generator) -> Field:
+        height, width = (max(length, self.least_side) for length in size)
         side = min(height, width)
-        y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-        holes = np.zeros((height, width), bool)
+        top, left = (
+            int(rng.integers(m - n + 1)) if m > n else 0 for m, n in zip((height, width), size, strict=True)
+        )
+        y, x = np.mgrid[top : top + size[0], left : left + size[1]].astype(np.float32)
+        holes = np.zeros(size, bool)
         for _ in range(int(rng.integers(self.fewest, self.most + 1))):
             place = rng.uniform(0, 1, 2) * (width, height)
             if rng.random() < 0.25:
