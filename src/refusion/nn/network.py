@@ -76,7 +76,7 @@ class Network(nn.Module, ABC):
             means.append(x.reshape(-1, self.num_views, *x.shape[1:]).mean((0, 3, 4))[..., None, None])
             return means[-1].repeat(len(x) // self.num_views, 1, 1, 1)
 
-        self(x_t, mu, t, embedding, pool)
+        self(x_t, mu, t, embedding, pool=pool)
         return means
 
     def with_means(
@@ -89,7 +89,7 @@ class Network(nn.Module, ABC):
     ) -> Float[Tensor, "views c h w"]:
         """Return the prediction for a scene with means of `measure_means`."""
         replay = iter(means)
-        return self(x_t, mu, t, embedding, lambda _: next(replay))
+        return self(x_t, mu, t, embedding, pool=lambda _: next(replay))
 
     def declare_like(self, network: "Network") -> None:
         """Declare the same attributes as another network, which this one runs."""

@@ -203,6 +203,7 @@ def _nafnet(settings: Settings) -> dict[str, Any]:
         "stereo": task == "stereo-sr",
         "downscale": 4,
         "conditional": task != "denoising-sde",
+        "guides": 0,
         "local": tuple(settings.get("train_size", ())[-2:]),
     }
 
