@@ -60,7 +60,7 @@ class Task:
         postponed: the job does not fit into memory beside its neighbours; it is read when they are done.
         request: between reading and restoring.
         result: between restoring and writing.
-        frames: of the GIF of the steps, the input picture first.
+        frames: of the GIF of the steps, before those of the steps: the input picture.
     """
 
     job: Job
