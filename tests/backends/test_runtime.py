@@ -99,6 +99,16 @@ def test_means_and_features_are_handed_on_as_with_torch(
     assert largest_difference(model, fast, policy, (62, 87)) < 5e-5  # random weights amplify rounding
 
 
+@pytest.mark.usefixtures("written")
+@pytest.mark.parametrize("precision", ["bf16", "16"])
+def test_a_precision_that_graphs_have_not_is_an_error(tmp_path: Path, precision: Any) -> None:
+    fast = with_onnx(checkpoint.load(save_model(tmp_path / "model.safetensors", {}), "cpu"))
+    picture = np.full((16, 16, 3), 0.5, np.float32)
+    assert np.array_equal(fast(picture, steps=1, precision="32").pixels, fast(picture, steps=1).pixels)
+    with pytest.raises(ValueError, match=f"^precision is {precision}: this model takes auto or 32$"):
+        fast(picture, steps=1, precision=precision)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_graphs_restore_what_torch_restores(tmp_path: Path, kind: str) -> None:

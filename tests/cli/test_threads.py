@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from refusion.cli.threads import use_threads
-from refusion.restoring import containers
+from refusion.restoring import cgroups
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize("cores", [1, 3])
 def test_there_is_one_for_each_core(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
-    monkeypatch.setattr(containers, "cores", lambda: cores)
+    monkeypatch.setattr(cgroups, "cores", lambda: cores)
     use_threads(None)
     assert torch.get_num_threads() == cores
 
@@ -29,7 +29,7 @@ def test_there_is_one_for_each_core(monkeypatch: pytest.MonkeyPatch, cores: int)
 def test_the_environment_goes_before_the_cores_and_the_option_before_both(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(containers, "cores", lambda: 5)
+    monkeypatch.setattr(cgroups, "cores", lambda: 5)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     torch.set_num_threads(2)  # as torch does when it is loaded
     use_threads(None)

@@ -13,7 +13,7 @@ from PIL import ImageCms
 
 from refusion.imaging.arrays import from_array
 from refusion.imaging.av1 import sequence_colour
-from refusion.imaging.colour import ADOBE, Chromaticities, made_profile, srgb_curve
+from refusion.imaging.colour import ADOBE, Chromaticities, avif_colour, made_profile, srgb_curve
 from refusion.imaging.colour import SRGB as SRGB_PRIMARIES
 from refusion.imaging.formats import decode, encode
 
@@ -28,6 +28,10 @@ CODES = {"Display P3": 12, "BT.2020": 9, "sRGB": 1}
 # Smooth, so that lossy formats change little, and near grey, so that all colours are in sRGB, too.
 HEIGHT, WIDTH = np.mgrid[0:32, 0:48]
 PASTEL = np.stack([130 + WIDTH, 140 + HEIGHT, 180 - WIDTH], axis=2).astype(np.uint8)
+
+
+def box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", 8 + len(content)) + kind + content
 
 
 def shown(data: bytes) -> np.ndarray:
@@ -198,6 +202,25 @@ def test_the_coded_picture_of_avif_tells_primaries_and_curve(bits: int) -> None:
     assert sequence_colour(data) == (1, 13, True)
     for cut in range(len(data)):
         sequence_colour(data[:cut])  # a damaged file is refused elsewhere
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_the_primary_item_is_found_among_many(pieces: int) -> None:
+    picture = pyvips.Image.new_from_array(PASTEL, interpretation="srgb").write_to_buffer(".avif")
+    header = picture[picture.index(b"\x12\0\x0a") :]
+    items = [
+        struct.pack(">HHH", i, 0, pieces) + struct.pack(">II", 8, len(header)) * pieces for i in range(500)
+    ]
+    places = b"\0\0\0\0\x44\0" + struct.pack(">H", len(items)) + b"".join(items)
+    inner = box(b"pitm", struct.pack(">IH", 0, 499)) + box(b"iloc", places)
+    assert sequence_colour(box(b"mdat", header) + box(b"meta", bytes(4) + inner)) == (1, 13, True)
+
+
+def test_boxes_in_boxes_without_end_tell_nothing() -> None:
+    inner = b""
+    for _ in range(2000):
+        inner = box(b"ipco", inner)
+    assert avif_colour(box(b"ftyp", b"avif") + inner) is None
 
 
 def test_profiles_made_for_files_are_read_back() -> None:

@@ -14,7 +14,7 @@ import tifffile
 from pictures import EVERY_8, RGB, RGB16, SMOOTH, SRGB, same
 from PIL import IptcImagePlugin
 
-from refusion.imaging import tiff
+from refusion.imaging import containers, tiff
 from refusion.imaging.arrays import from_array
 from refusion.imaging.formats import SUFFIXES, decode, encode, read, unkept, write
 from refusion.imaging.metadata import Metadata
@@ -103,6 +103,30 @@ def test_exif_survives_every_change_of_format(suffix: str, target: str, order: s
     check_camera(encode(again, ".png"))
     camera = exif_of(data).get_ifd(tiff.EXIF)
     assert (camera[0xA002], camera[0xA003]) == image.size
+
+
+def test_bytes_of_a_coded_picture_are_no_chunk_of_webp() -> None:
+    """EXIF stands before the chunk of XMP, not where another chunk has its name in its content."""
+    exif, profile, xmp = b"II*\0" + bytes(9), b"a XMP here", b"<x/>"
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return kind + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
+
+    extended = chunk(b"VP8X", bytes([0x24, 0, 0, 0, 8, 0, 0, 7, 0, 0]))
+    picture = chunk(b"ICCP", profile) + chunk(b"VP8L", b"odd XMP code")
+    for last in (chunk(b"XMP ", xmp), b""):
+        data = (
+            b"RIFF"
+            + struct.pack("<I", 4 + len(extended + picture + last))
+            + b"WEBP"
+            + extended
+            + picture
+            + last
+        )
+        written = b"".join(containers.webp_with(data, exif, (9, 8), False))
+        assert written[30:] == picture + chunk(b"EXIF", exif) + last
+        assert written[20] == 0x2C
+        assert struct.unpack_from("<I", written, 4)[0] == len(written) - 8
 
 
 def test_exif_of_a_tiff_is_kept() -> None:

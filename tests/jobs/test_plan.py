@@ -163,6 +163,16 @@ def test_masks_keep_what_is_passed_over() -> None:
     assert plan(["in"], Path("out")).with_masks(Path("masks")).passed_over == [Path("in/b.heic")]
 
 
+@pytest.mark.parametrize(
+    ("name", "result"),
+    [("a.heic", "a.png"), ("a", "a.png"), ("a.NEF", "a.tif"), ("a.dng", "a.tif"), ("a.JPG", "a.JPG")],
+)
+def test_what_is_named_and_read_only_is_written_as_tiff_if_raw_else_as_png(name: str, result: str) -> None:
+    touch(name)
+    (planned,) = plan([name], Path("out")).jobs
+    assert planned == job(name, f"out/{result}")
+
+
 def test_what_is_read_only_is_written_as_png() -> None:
     touch("in/a.gif", "in/b.jpg")
     planned = plan(["in"], Path("out"))

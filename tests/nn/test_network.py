@@ -48,6 +48,15 @@ def test_what_the_networks_declare_is_what_they_were_made_for() -> None:
     assert all(n.working_bytes > 0 for n in (stereo, camera, local, denoiser))
 
 
+def test_one_that_runs_another_declares_all_that_the_other_does() -> None:
+    other, network = Plain(), Plain()
+    for i, name in enumerate(Network.__annotations__):
+        setattr(other, name, (name, i))
+    network.declare_like(other)
+    for name in Network.__annotations__:
+        assert getattr(network, name) == getattr(other, name), name
+
+
 @pytest.mark.parametrize(("views", "conditions"), [(1, 0), (2, 0), (1, 3), (2, 3)])
 def test_it_takes_the_views_and_conditions_it_declares_and_no_others(views: int, conditions: int) -> None:
     network = Plain()

@@ -6,7 +6,7 @@ import psutil
 import pytest
 import torch
 
-from refusion.restoring import containers
+from refusion.restoring import cgroups
 from refusion.restoring.memory import free_memory
 
 CPU = torch.device("cpu")
@@ -15,8 +15,8 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """One with much memory, in no container."""
-    monkeypatch.setattr(containers, "CGROUPS", tmp_path)
-    monkeypatch.setattr(containers, "MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(cgroups, "CGROUPS", tmp_path)
+    monkeypatch.setattr(cgroups, "MEMBERSHIP", tmp_path / "membership")
     available = psutil.virtual_memory()._replace(available=1_000_000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: available)
     return tmp_path

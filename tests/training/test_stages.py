@@ -36,7 +36,7 @@ from refusion.restoring.codec import Codec, Encoded
 from refusion.training.optimizer import make_optimizer, rate_factor
 from refusion.training.recipe import DEGRADATIONS, Recipe, Training, degradation_of, from_provenance, parse
 from refusion.training.run import train
-from refusion.training.stage import Stage
+from refusion.training.stage import MAX_CACHE, Stage, cache_bytes
 from refusion.training.stages import CodecStage, DiffusionStage, measured_gate, stages
 from tiny import SMALLEST
 
@@ -721,3 +721,15 @@ def test_broken_weights_of_a_codec_score_nothing(pairs: Path, tmp_path: Path) ->
         with pytest.raises(RefusionError, match="diverged before step 6, its first validation"):
             train(recipe(pairs, LATENT), tmp_path)
     assert not (tmp_path / "codec" / "codec.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("workers", "processes", "readers"), [(0, None, 1), (3, None, 3), (0, 4, 4), (3, 4, 12)]
+)
+def test_all_who_read_share_the_memory_for_pictures(
+    monkeypatch: pytest.MonkeyPatch, workers: int, processes: int | None, readers: int
+) -> None:
+    monkeypatch.setattr("refusion.training.stage.free_memory", lambda device: 2**40)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: processes is not None)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: processes)
+    assert cache_bytes(Training(steps=6, workers=workers)) == MAX_CACHE // readers

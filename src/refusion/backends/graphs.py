@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from refusion.errors import CheckpointError, RefusionError, first_line
+from refusion.nn.network import Network
 
 TRACED = (2, 5, 7)
 """Batch, height and width of the inputs for tracing; sides in units of `Graph.unit`."""
@@ -50,6 +51,22 @@ def require() -> None:
         import onnx, onnxruntime, onnxscript  # noqa: E401, F401, I001
     except ModuleNotFoundError as error:
         raise RefusionError(f"ONNX needs {error.name}: pip install 'refusion[onnx]'") from error
+
+
+def check_traceable(network: Network, name: str, remedy: str) -> None:
+    """Check, without tracing, that a network has one graph for states of all sizes.
+
+    Args:
+        network: the network.
+        name: of the model, for the message.
+        remedy: what to do otherwise, for the message.
+
+    Raises:
+        CheckpointError: it has none.
+    """
+    if not network.traceable:
+        reason = "its network takes local means or reduces two views"
+        raise CheckpointError(f"{name}: {reason}, which has no ONNX graph: {remedy}")
 
 
 def write_checked(graph: Graph, path: Path, metadata: dict[str, str], tolerance: float) -> float:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from refusion.backends.graphs import Graph, Inputs, require, write_checked
+from refusion.backends.graphs import Graph, Inputs, check_traceable, require, write_checked
 from refusion.errors import CheckpointError
 from refusion.models import checkpoint
 from refusion.restoring.codec import Pictures, States
@@ -108,14 +108,11 @@ def check(restorer: Restorer) -> None:
     Raises:
         CheckpointError: the network cannot be traced, or the codec has a size of its own.
     """
-    network, codec = restorer.network, restorer.codec
-    reasons = {
-        "its network takes local means or reduces two views": not network.traceable,
-        f"its codec {type(codec).__name__} computes at a size of its own": not codec.traceable,
-    }
-    for reason, holds in reasons.items():
-        if holds:
-            raise CheckpointError(f"{restorer.name}: {reason}, which has no ONNX graph: use refusion itself")
+    codec, remedy = restorer.codec, "use refusion itself"
+    check_traceable(restorer.network, restorer.name, remedy)
+    if not codec.traceable:
+        reason = f"its codec {type(codec).__name__} computes at a size of its own"
+        raise CheckpointError(f"{restorer.name}: {reason}, which has no ONNX graph: {remedy}")
 
 
 def graphs(restorer: Restorer) -> Iterator[Graph]:

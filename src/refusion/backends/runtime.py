@@ -22,18 +22,21 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 import refusion
-from refusion.backends.graphs import Graph, Inputs, answers, require, session, write_checked
+from refusion.backends.graphs import Graph, Inputs, answers, check_traceable, require, session, write_checked
 from refusion.errors import CheckpointError
 from refusion.files import atomic
 from refusion.models.checkpoint import Model
 from refusion.nn.network import Network
 from refusion.nn.pooling import Pool, whole_mean
+from refusion.nn.precision import Precision
 from refusion.restoring.codec import Codec
 
 TOLERANCE = 1e-5
 """Largest difference between graph and module, relative to the largest value if that is above 1."""
 FORMAT = 2
 """Of the cached graphs; a change makes all of them anew."""
+PRECISIONS: tuple[Precision, ...] = ("auto", "32")
+"""The precisions that a request may ask for; both are float32."""
 SCORES_BYTES = 8 * 1024
 """Memory for each position of two views that onnxruntime needs besides: two rows of attention scores."""
 
@@ -82,6 +85,7 @@ class OnnxNetwork(Network):
         super().__init__()
         self.network, self._running = network, running
         self.declare_like(network)
+        self.precisions = PRECISIONS
         if self.num_views > 1:
             self.working_bytes += SCORES_BYTES
         self._widths = [given.shape[1] for given in running.get_inputs()[4:]]
@@ -148,9 +152,7 @@ def with_onnx(model: Model, report: Callable[[str], object] = lambda _: None) ->
     require()
     if model.device.type != "cpu":
         raise CheckpointError(f"{model.name} is on {model.device}: onnxruntime needs the device cpu")
-    if not model.network.traceable:
-        reason = "its network takes local means or reduces two views"
-        raise CheckpointError(f"{model.name}: {reason}, which has no ONNX graph: leave out the backend")
+    check_traceable(model.network, model.name, "leave out the backend")
     whole, parts = _network_graph(model), list(_part_graphs(model.codec))
     folder = _written(model, [whole, *parts], report)
     codec = copy.copy(model.codec)

@@ -125,10 +125,11 @@ def _loaded(header: "Header", device: str | None, backend: str, precision: str) 
 
     if backend == "torch":
         return load(header, device)
-    if precision not in ("auto", "32"):
-        raise ValueError(f"precision is {precision}: the backend onnx computes in 32; leave out one of them")
-    from refusion.backends.runtime import with_onnx
+    from refusion.backends.runtime import PRECISIONS, with_onnx
 
+    # The restorer refuses it, too, but only when graphs were made, which takes minutes.
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision}: the backend onnx computes in 32; leave out one of them")
     return with_onnx(load(header, device or "cpu"), complain)
 
 

@@ -23,7 +23,7 @@ def use_threads(count: int | None) -> None:
         raise ValueError(f"--threads is {count}: give at least 1")
     import torch
 
-    from refusion.restoring.containers import cores
+    from refusion.restoring.cgroups import cores
 
     if count is not None:
         os.environ["OMP_NUM_THREADS"] = str(count)  # for the processes that training starts

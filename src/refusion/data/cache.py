@@ -30,7 +30,7 @@ class PictureCache:
     What is returned is equal to what is read from the file, to the bit.
 
     Args:
-        max_bytes: of the samples that are kept.
+        max_bytes: of the samples and alpha that are kept.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -48,6 +48,8 @@ class PictureCache:
             return replace(kept.image, pixels=kept.pixels())
         image = read(path, max_pixels, admit)
         needed = image.pixels.size * image.depth // 8
+        if image.alpha is not None:
+            needed += image.alpha.nbytes
         if needed <= self.free and (kept := _compact(image)) is not None:
             self.free -= needed
             self._kept[path] = kept

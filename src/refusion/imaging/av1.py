@@ -1,4 +1,4 @@
-"""What the first picture of an AVIF file says of its colours in its own bits: the sequence header of AV1.
+"""Colour of the first picture of an AVIF file, as its coded bits tell it: the sequence header of AV1.
 
 It counts where the file has no box nclx (AVIF 1.1, section 2.1; AV1 bitstream specification, section 5.5).
 """
@@ -37,15 +37,17 @@ def _primary(data: bytes) -> bytes:
         found = bits.take(32 if wide else 16)
         method = bits.take(16) & 15 if version else 0
         bits.take(16)
-        base, pieces = bits.take(base_size), []
-        for _ in range(bits.take(16)):
+        base, pieces = bits.take(base_size), bits.take(16)
+        if pieces:
             bits.take(index_size if version else 0)
-            pieces.append((bits.take(offset_size), bits.take(length_size)))
+            offset, length = bits.take(offset_size), bits.take(length_size)
+            piece = (index_size if version else 0) + offset_size + length_size
+            bits.take((pieces - 1) * piece)  # the others
         if bits.left < 0:
             return b""
         if found == number and method == 0 and pieces:
-            start = base + pieces[0][0]
-            return data[start : start + min(pieces[0][1] or _MAX_HEADER, _MAX_HEADER)]
+            start = base + offset
+            return data[start : start + min(length or _MAX_HEADER, _MAX_HEADER)]
     return b""
 
 
@@ -68,11 +70,16 @@ class _Bits:
     """Reads unsigned numbers, the highest bit first; `left` is below 0 once there were too few bits."""
 
     def __init__(self, data: bytes) -> None:
-        self.value, self.left = int.from_bytes(data, "big"), 8 * len(data)
+        self.data, self.left = data, 8 * len(data)
 
     def take(self, count: int) -> int:
+        start = 8 * len(self.data) - self.left
         self.left -= count
-        return self.value >> self.left & (1 << count) - 1 if self.left >= 0 else 0
+        if self.left < 0:
+            return 0
+        end = start + count
+        value = int.from_bytes(self.data[start // 8 : (end + 7) // 8], "big")
+        return value >> -end % 8 & (1 << count) - 1
 
 
 def _colour(bits: _Bits) -> tuple[int, int, bool] | None:

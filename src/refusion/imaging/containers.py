@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 MAX_APP1 = 65527
 """Most bytes of EXIF that JPEG can hold."""
@@ -124,13 +124,21 @@ def webp_with(data: bytes, exif: bytes | None, size: tuple[int, int], alpha: boo
     head += b"".join((side - 1).to_bytes(3, "little") for side in size)
     if data[12:16] == b"VP8X":
         head, start = data[12:30], 30
-        if head[8] & 0x04:  # EXIF stands before XMP
-            end = data.find(b"XMP ", start) % (len(data) + 1)
+        # EXIF stands before XMP.
+        end = next((at for kind, at in _riff_chunks(data, start) if kind == b"XMP "), end)
     head = head[:8] + bytes([head[8] | 0x08]) + head[9:]
     part = b"EXIF" + struct.pack("<I", len(exif)) + exif + bytes(len(exif) % 2)
     length = 4 + len(head) + len(data) - start + len(part)
     riff = b"RIFF" + struct.pack("<I", length) + b"WEBP"
     return [riff, head, view[start:end], part, view[end:]]
+
+
+def _riff_chunks(data: bytes, at: int) -> Iterator[tuple[bytes, int]]:
+    """Yield type and start of the chunks of a WebP file from one that starts at `at`."""
+    while at + 8 <= len(data):
+        yield data[at : at + 4], at
+        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        at += 8 + length + length % 2
 
 
 def avif_placeholder(size: int) -> bytes:
@@ -158,14 +166,19 @@ def avif_with(data: bytes, exif: bytes | None) -> Parts:
 
 Boxes = Iterator[tuple[bytes, bytes]]
 _INNER: dict[bytes, int] = {b"meta": 4, b"iprp": 0, b"ipco": 0}
+_MAX_DEPTH = 3  # properties stand in meta, iprp and ipco
 
 
-def avif_properties(data: bytes) -> Boxes:
-    """Yield type and content of the properties of the pictures in an AVIF file."""
-    walk: Callable[[bytes], Boxes] = boxes
-    for kind, content in walk(data):
-        if kind in _INNER:
-            yield from avif_properties(content[_INNER[kind] :])
+def avif_properties(data: bytes, depth: int = 0) -> Boxes:
+    """Yield type and content of the properties of the pictures in an AVIF file.
+
+    Args:
+        data: the file, or the content of a box.
+        depth: boxes around `data`; in more than three there are no properties.
+    """
+    for kind, content in boxes(data):
+        if kind in _INNER and depth < _MAX_DEPTH:
+            yield from avif_properties(content[_INNER[kind] :], depth + 1)
         elif kind in (b"colr", b"av1C", b"ispe", b"pixi", b"auxC"):
             yield kind, content
 

@@ -9,7 +9,7 @@ import pyvips
 
 @dataclass(frozen=True)
 class Format:
-    """What a format can hold, and how libvips reads and writes it.
+    """A format of picture files: its limits, and the options with which libvips reads and writes it.
 
     Args:
         magic: matches the first bytes of its files.

@@ -8,7 +8,7 @@ depth, profile, alpha, grey and metadata, as far as the format can store them:
     .jpg   .jpeg         8 bit, grey, quality 95, 4:4:4; alpha is flattened on white
     .avif                8 or 12 bit, alpha, quality 90, 4:4:4; 10 and 12 bit are read as 16
 
-    .gif   .bmp   .jp2   .jxl   read only, where libvips can
+    .gif   .bmp   .jp2   .jxl   .heic   read only, where libvips can
 
 CMYK becomes sRGB, palettes are expanded, floating-point samples are read as 16 bit, and of several pages or
 frames the first is taken. What is not the whole of a file is a notice of the picture. libvips hangs in a

@@ -1,4 +1,4 @@
-"""What libvips says of its faults: last lines of errors, and warnings that no damaged file breaks."""
+"""Messages of libvips: the last line of an error, and warnings that may quote bytes of a damaged file."""
 
 from typing import Any
 

@@ -26,8 +26,8 @@ Raw = Shaped[np.ndarray, "h w c"]
 def write(image: Image, path: str | os.PathLike[str], source: Path | None = None, dated: bool = True) -> None:
     """Write a picture, whole or not at all; the suffix decides the format.
 
-    Depth, grey, alpha, profile and metadata are kept as far as the format can store them: see the module's
-    table.
+    Depth, grey, alpha, profile and metadata are kept as far as the format can store them, see the
+    table of `refusion.imaging.formats`.
 
     Args:
         image: the picture.

@@ -1,1 +1,1 @@
-"""Jobs: the restoration of many pictures, planned and run one after another."""
+"""Jobs: the restoration of many pictures, planned; read, restored and written side by side."""

@@ -8,7 +8,8 @@ from typing import Literal
 from refusion.data.pairs import SIDES
 from refusion.errors import ImageError
 from refusion.files import comparable
-from refusion.imaging.formats import READABLE, SUFFIXES
+from refusion.imaging.formats import SUFFIXES
+from refusion.imaging.raw import RAW_SUFFIXES
 from refusion.jobs.find import find, search
 
 Files = tuple[Path, ...]
@@ -56,11 +57,21 @@ class Plan:
         return replace(self, jobs=[job for job in self.jobs if not job.done])
 
     def with_masks(self, mask: Path) -> "Plan":
-        """Return the plan with a mask for every picture, see `_with_maps`."""
+        """Return the plan with a mask for every picture.
+
+        Args:
+            mask: a file for all pictures, or a folder with a file of the same name for each, see
+                `refusion.files.comparable`; of several pictures of one name, the names of their folders must
+                match, too.
+        """
         return self._with_maps("mask", mask)
 
     def with_guides(self, guide: Path) -> "Plan":
-        """Return the plan with a guide for every picture, see `_with_maps`."""
+        """Return the plan with a guide for every picture.
+
+        Args:
+            guide: a file or a folder, as in `with_masks`.
+        """
         return self._with_maps("guide", guide)
 
     def _with_maps(self, kind: Literal["mask", "guide"], place: Path) -> "Plan":
@@ -68,16 +79,14 @@ class Plan:
 
         Args:
             kind: the field of the jobs.
-            place: a file for all pictures, or a folder with a file of the same name for each, see
-                `refusion.files.comparable`; of several pictures of one name, the names of their folders must
-                match, too.
+            place: a file or a folder, see `with_masks`.
         """
 
-        def told(job: Job, path: Path) -> Job:
+        def with_map(job: Job, path: Path) -> Job:
             return replace(job, mask=path) if kind == "mask" else replace(job, guide=path)
 
         if not place.is_dir():
-            return replace(self, jobs=[told(job, place) for job in self.jobs])
+            return replace(self, jobs=[with_map(job, place) for job in self.jobs])
         maps = {_name(path.relative_to(place)): path for path in find([place])}
         planned = replace(self, jobs=[], problems=[*self.problems])
         for job in self.jobs:
@@ -87,7 +96,7 @@ class Plan:
             if name is None:
                 planned.problems.append(f"{job.sources[0]}: no {kind} of its name in {place}")
             else:
-                planned.jobs.append(told(job, maps[name]))
+                planned.jobs.append(with_map(job, maps[name]))
         return planned
 
 
@@ -184,11 +193,11 @@ def _name(path: Path) -> Path:
 
 
 def _written(path: Path) -> Path:
-    """Return the name of a result: its source's, but .png for what is only read, .tif for camera raw."""
+    """Return the name of a result: its source's; of what is only read .tif for camera raw, else .png."""
     suffix = path.suffix.lower()
     if suffix in SUFFIXES:
         return path
-    return path.with_suffix(".png" if suffix in READABLE else ".tif")
+    return path.with_suffix(".tif" if suffix in RAW_SUFFIXES else ".png")
 
 
 def _within(path: Path, folder: Path) -> bool:

@@ -48,17 +48,28 @@ class Output:
 
 @dataclass(eq=False)
 class Task:
-    """A job on its way through the stages."""
+    """A job on its way through the stages.
+
+    Args:
+        job: the job.
+        number: of the job in its run, from 0.
+        notices: of all stages so far.
+        seconds: in the stages, without waiting for the neighbours.
+        megapixels: size of all input pictures.
+        error: a line with the file and the reason of a failure; empty if there was none.
+        postponed: the job does not fit into memory beside its neighbours; it is read when they are done.
+        request: between reading and restoring.
+        result: between restoring and writing.
+        frames: of the GIF of the steps, before those of the steps: the input picture.
+    """
 
     job: Job
     number: int
-    """Of the job in its run, from 0."""
     notices: list[Notice] = field(default_factory=list)
     seconds: float = 0.0
     megapixels: float = 0.0
     error: str = ""
     postponed: bool = False
-    """Whether it does not fit into memory beside its neighbours, and is to be read when they are done."""
     request: Request | None = None
     result: Result | None = None
     frames: list[Image] = field(default_factory=list)

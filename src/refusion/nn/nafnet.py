@@ -108,9 +108,9 @@ def _residual(
 
 
 def _folds(x: Float[Tensor, "b c h w"]) -> bool:
-    """Whether factors of channels go into the weights of a convolution instead of over the features.
+    """Return whether to multiply the weights of a convolution by the factors of channels, not the features.
 
-    That saves passes over memory where the weights of each picture are small beside its features. A graph
+    It saves passes over memory where the weights of each picture are small beside its features. A graph
     for another engine keeps its weights constant.
     """
     _, channels, height, width = x.shape

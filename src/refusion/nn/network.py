@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from refusion.nn.pooling import Pool, whole_mean
+from refusion.nn.precision import PRECISIONS, Precision
 
 
 class Network(nn.Module, ABC):
@@ -35,6 +36,8 @@ class Network(nn.Module, ABC):
     """Peak memory in bytes for each position of the state, as measured."""
     traceable: bool = True
     """Whether one graph computes states of all sizes, as ONNX needs it."""
+    precisions: tuple[Precision, ...] = PRECISIONS
+    """The precisions in which the network can multiply."""
 
     @abstractmethod
     def embed(
@@ -97,6 +100,7 @@ class Network(nn.Module, ABC):
         self.num_guides = network.num_guides
         self.conditional, self.local = network.conditional, network.local
         self.multiple, self.reach, self.working_bytes = network.multiple, network.reach, network.working_bytes
+        self.traceable, self.precisions = network.traceable, network.precisions
 
     def check(self, views: int, conditions: int | None = None, guides: int = 0) -> None:
         """Check that the network takes a scene of so many views, conditions and guides.

@@ -66,7 +66,7 @@ class Demand:
 
 @dataclass(frozen=True)
 class Work:
-    """What a restoration keeps in memory besides its network.
+    """The size of a restoration: all that decides how much memory it takes besides its network.
 
     Args:
         size: width and height of the restored picture.

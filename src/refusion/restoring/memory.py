@@ -3,7 +3,7 @@
 import psutil
 import torch
 
-from refusion.restoring.containers import bytes_left
+from refusion.restoring.cgroups import bytes_left
 
 COPY = 12
 """Bytes of a pixel of a picture in float32."""

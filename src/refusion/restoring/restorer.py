@@ -205,12 +205,15 @@ class Restorer:
 
         Raises:
             ValueError: the model takes another number of views, conditions or guides, no sigma or no mask,
-                needs a mask, or takes fewer steps.
+                needs a mask, takes fewer steps, or does not multiply in that precision.
         """
         guides = 0 if request.guides is None else request.guides.shape[-3]
         if self.fill and request.images and (request.mask is None or guides):
             raise ValueError("this model fills the holes of a mask, its only guide: give a mask")
         self.network.check(len(request.images) if views is None else views, len(request.condition), guides)
+        precision, known = request.limits.precision, self.network.precisions
+        if precision not in known:
+            raise ValueError(f"precision is {precision}: this model takes {' or '.join(known)}")
         if request.sigma is not None and not self.sde.needs_noise_std:
             raise ValueError(f"sigma is {request.sigma}: only models of Gaussian denoising take it")
         if request.mask is not None and self.enlarge.factor > 1:

@@ -5,7 +5,9 @@ import subprocess
 from collections.abc import Iterator
 
 from lightning.fabric import Fabric
+from lightning.fabric.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
+from refusion.errors import RecipeError
 from refusion.models.checkpoint import best_device
 from refusion.training.stopping import without_signals
 
@@ -19,7 +21,13 @@ def make_fabric(devices: int | None = None, nodes: int = 1) -> Fabric:
     Args:
         devices: processes on each machine; None takes all accelerators, or one CPU.
         nodes: machines.
+
+    Raises:
+        RecipeError: fewer than one of them.
     """
+    for name, count in (("devices", devices), ("nodes", nodes)):
+        if count is not None and count < 1:
+            raise RecipeError(f"{name} is {count}: give at least 1")
     return Fabric(devices=devices or (1 if best_device().type == "cpu" else "auto"), num_nodes=nodes)
 
 
@@ -35,12 +43,14 @@ def launched(fabric: Fabric) -> Iterator[None]:
             fabric.launch()
         yield
     except BaseException:
-        _end(getattr(fabric.strategy.launcher, "procs", []))
+        launcher = fabric.strategy.launcher
+        if isinstance(launcher, _SubprocessScriptLauncher):  # of several processes
+            _end(launcher.procs)
         raise
 
 
 def _end(processes: "list[subprocess.Popen[bytes]]") -> None:
-    """Kill the processes that do not end by themselves.
+    """Kill the processes that do not end by themselves, and wait for the end of all.
 
     Args:
         processes: are taken from this list, in which Lightning looks for dead ones, to kill this one, too.
@@ -52,3 +62,4 @@ def _end(processes: "list[subprocess.Popen[bytes]]") -> None:
             process.wait(GRACE)
         except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()

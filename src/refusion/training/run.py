@@ -33,7 +33,7 @@ def train(
 
     Raises:
         RecipeError: `out` holds a run of another recipe, see `check_run_dir`, `start` is another kind of
-            model, or the last steps would not be validated.
+            model, the last steps would not be validated, or `devices` or `nodes` is below 1.
         DataError: see `Recipe.pairs`.
         CheckpointError: every checkpoint of the run is damaged.
         RefusionError: another training holds `out`, a file cannot be written, as on a full disk, the run

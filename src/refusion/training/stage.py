@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from lightning.fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from refusion.data.dataset import TrainingSamples
@@ -24,7 +24,7 @@ from refusion.training.recipe import Loop, Recipe
 from refusion.training.stopping import Stop
 
 MAX_CACHE = 2**31
-"""Most bytes of decoded pictures that are kept, by all processes that read them."""
+"""Most bytes of decoded pictures that are kept, by all processes of a machine that read them."""
 
 
 class Stage(ABC):
@@ -147,8 +147,13 @@ def samples_per_step(loop: Loop, processes: int) -> int:
 
 
 def cache_bytes(loop: Loop) -> int:
-    """Return the bytes of decoded pictures that each process which reads them may keep."""
-    return min(MAX_CACHE, free_memory(torch.device("cpu")) // 4) // max(1, loop.workers)
+    """Return the bytes of decoded pictures that each process which reads them may keep.
+
+    All processes of the run count, as if they were on one machine.
+    """
+    processes = distributed.get_world_size() if distributed.is_initialized() else 1
+    readers = max(1, loop.workers) * processes
+    return min(MAX_CACHE, free_memory(torch.device("cpu")) // 4) // readers
 
 
 def resume(stage: Stage, optimizer: Optimizer, fabric: Fabric) -> Progress:

@@ -1,4 +1,4 @@
-"""What the control groups of Linux, versions 1 and 2, leave to this process: memory and processors."""
+"""Memory and processors that the control groups of Linux, versions 1 and 2, leave to this process."""
 
 import contextlib
 import math
