@@ -113,8 +113,12 @@ def calibrate(restore: Restorer, pairs: Sequence[Pair], **options: Unpack[Option
     restore = replace(restore, std_scale=1.0)
     fitted = [_ratio_quantile(ratio) for pair in pairs[::2] for ratio in _ratios(restore, pair, options)]
     scale = float(np.median(fitted))
-    tested = [ratio for pair in pairs[1::2] for ratio in _ratios(restore, pair, options)]
-    before, after = (float(np.mean([(ratio <= s).mean() for ratio in tested])) for s in (1.0, scale))
+    tested = [
+        [float((ratio <= s).mean()) for s in (1.0, scale)]
+        for pair in pairs[1::2]
+        for ratio in _ratios(restore, pair, options)
+    ]
+    before, after = np.mean(tested, axis=0).tolist()
     return Calibration(scale, before, after)
 
 
