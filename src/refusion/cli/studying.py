@@ -44,11 +44,11 @@ def run(
 
     described, planned = _planned(file, data, runs)
 
-    def tell(line: str) -> None:
+    def show(line: str) -> None:
         print(printable(f"{described.name}: {line}"), flush=True)
 
     if not dry_run:
-        counted = work(described, planned, tell, retry)
+        counted = work(described, planned, show, retry)
         say(f"{described.name}: {counted}")
         return 1 if counted.failed else 0
     for one in planned:
@@ -70,7 +70,7 @@ def report(
     out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("runs/report"),
     fill: Path | None = None,
 ) -> None:
-    """Write what studies found, as study.md and study.html with plots and CSV.
+    """Write the findings of studies, as study.md and study.html with plots and CSV.
 
     Args:
         files: Study files; by default all of studies/.

@@ -1,4 +1,4 @@
-"""Whether the deviation of samples tells the error of their mean, and the scale that makes it true."""
+"""Agreement of the deviation of samples with the error of their mean, and the scale of a true deviation."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ TINY = 1e-6
 
 @dataclass(frozen=True)
 class Spread:
-    """How the deviation of samples fits the error of their mean, in one picture.
+    """Agreement of the deviation of samples with the error of their mean, in one picture.
 
     Args:
         rank_correlation: Spearman's, over blocks of 8 x 8 pixels.
@@ -81,12 +81,12 @@ def _blocks(values: Map) -> Float[np.ndarray, " blocks"]:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A scale for the deviation of a model's samples, and what it does on other pictures.
+    """A scale for the deviation of a model's samples, and its effect on other pictures.
 
     Args:
         scale: factor after which 68.3 % of the errors are within one deviation, on the pictures of the fit.
-        before: that part on the other pictures, without the scale.
-        after: and with it.
+        before: part of the errors within one deviation on the other pictures, without the scale.
+        after: the same part, with the scale.
     """
 
     scale: float
