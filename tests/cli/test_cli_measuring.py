@@ -76,7 +76,16 @@ def test_protocols_measure_as_published(run: Run) -> None:
     for name, fixed in PROTOCOLS.items():
         first, *scores = run(*same, "--protocol", name).out.splitlines()
         assert first == f"protocol {name}: {fixed}"
-        options = ("--border", fixed.border, "--steps", total, "--sampler", fixed.sampler)
+        options = (
+            "--border",
+            fixed.border,
+            "--steps",
+            total,
+            "--sampler",
+            fixed.sampler,
+            "--precision",
+            "32",
+        )
         assert scores == run(*same, *options).out.splitlines()
     one_line(run(*same, "--protocol", name, "--steps", 3, "--eta", 1), "fixes --steps and --eta: leave")
 

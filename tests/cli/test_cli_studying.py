@@ -8,6 +8,7 @@ import yaml
 from terminal import TINY, one_line
 
 from command import Run
+from refusion.study import runs
 from refusion.study.plan import read_study
 from refusion.study.runs import FAILED, RESULT, make_runs
 
@@ -60,6 +61,25 @@ def test_what_is_done_is_not_done_again_and_failures_are_the_status(run: Run, fo
     (folders[3] / FAILED).write_text("why\n")
     said = run("study", "studies/tiny.yaml", "--data", "pairs")
     assert (said.status, said.out) == (1, "tiny: 3 of 4 runs done, 1 failed\n")
+
+
+def test_what_a_file_says_cannot_move_the_cursor(
+    run: Run, folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names of levels are printed before and after each run, and so are reasons of failures."""
+    file = Path("studies") / "tiny.yaml"
+    levels = {"batch": {"\x1b[2Jone": {"training.batch": 1}}}
+    file.write_text(yaml.safe_dump({**STUDY, "factors": levels, "seeds": 1}))
+
+    def fail(run: runs.Run) -> None:
+        raise ValueError("\x1b[2Jtwo")
+
+    monkeypatch.setattr(runs.Run, "perform", fail)
+    said = run("study", file, "--data", "pairs")
+    assert (said.status, len(said.out.splitlines())) == (1, 3)
+    assert "one" in said.out
+    assert "two" in said.out
+    assert "\x1b" not in said.out
 
 
 def test_a_report_is_of_all_studies(run: Run, folders: list[Path]) -> None:

@@ -40,7 +40,7 @@ from refusion.nn.network import Network
 from refusion.nn.pooling import Pool, whole_mean
 from refusion.restoring import admission
 from refusion.restoring.codec import Codec, Encoded, Pixels
-from refusion.restoring.request import Progress, Request, Result, Sampling
+from refusion.restoring.request import Progress, Request, Result, Sampling, split_options
 from refusion.restoring.restorer import Restorer
 
 INFINITE = float("inf")
@@ -441,7 +441,9 @@ def test_protocols_are_the_published_ones() -> None:
     }
     for name, fixed in PROTOCOLS.items():
         assert protocol(name) is fixed
-        assert Sampling(**fixed.options(100)) == Sampling(steps=100, sampler=fixed.sampler)
+        sampling, limits, _ = split_options(fixed.options(100))
+        assert Sampling(**sampling) == Sampling(steps=100, sampler=fixed.sampler)
+        assert limits == {"precision": "32"}
         assert fixed.sampler in SAMPLERS
         assert "RGB" in str(fixed)
         assert str(fixed.border) in str(fixed)

@@ -1,5 +1,6 @@
 """Whether deviations tell errors: ranks against SciPy, coverage of normal errors, and a scale found again."""
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,10 +57,9 @@ def model() -> Restorer:
     return made
 
 
-def test_a_scale_is_found_and_holds_on_other_pictures(
-    place: Place, model: Restorer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Errors are normal, and the deviations three times too small."""
+@pytest.fixture
+def normal_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors of restorations are normal, and their deviations three times too small."""
     rng = np.random.default_rng(0)
 
     def run(restore: Restorer, request: Request) -> Result:
@@ -70,12 +70,28 @@ def test_a_scale_is_found_and_holds_on_other_pictures(
         return Result((lq.with_pixels((gt + error).astype(np.float32)),), (std,))
 
     monkeypatch.setattr(Restorer, "run", run)
+
+
+@pytest.mark.usefixtures("normal_errors")
+def test_a_scale_is_found_and_holds_on_other_pictures(place: Place, model: Restorer) -> None:
     pairs = make_pairs(place, [(80, 90)] * 4)
     scaled = replace(model, std_scale=7.0)  # what was there before does not matter
     found = calibrate(scaled, pairs, samples=2)
     assert found.scale == pytest.approx(3, rel=0.03)
     assert found.before == pytest.approx(0.261, abs=0.02)  # within a third of a deviation
     assert found.after == pytest.approx(0.683, abs=0.02)
+
+
+@pytest.mark.usefixtures("normal_errors")
+def test_the_memory_does_not_grow_with_the_pictures(place: Place, model: Restorer) -> None:
+    pairs = make_pairs(place, [(200, 200)] * 2)
+    peaks = []
+    for count in (1, 1, 10):  # the first one imports
+        tracemalloc.start()
+        calibrate(model, pairs * count, samples=2)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < peaks[1] + 3 * 200 * 200 * 4  # some maps of float32, not nine more
 
 
 def test_there_must_be_pictures_to_test_and_samples_to_differ(place: Place, model: Restorer) -> None:

@@ -7,6 +7,8 @@ import pytest
 from arms import Planned
 
 from refusion.errors import RecipeError
+from refusion.models.checkpoint import best_device
+from refusion.nn.precision import training_precision
 from refusion.study.plan import read_study
 
 SECOND = {"level": {"a": {"training.batch": 1}}, "rate": {"b": {"training.batch": 2}}}
@@ -42,6 +44,14 @@ def test_a_folder_is_named_by_what_changes_weights(plan: Callable[..., Planned],
     assert not {run.folder for run in longer} & {run.folder for run in runs}
 
 
+def test_trainings_in_other_precisions_are_other_runs(plan: Callable[..., Planned]) -> None:
+    levels = {name: {"training.precision": name} for name in ("auto", "32", "bf16")}
+    _, (auto, single, half) = plan(factors={"precision": levels}, claims=[], seeds=1)
+    assert single.folder != half.folder
+    native = training_precision("auto", best_device())
+    assert auto.folder == {"32": single, "bf16": half}[native].folder
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -51,6 +61,9 @@ def test_a_folder_is_named_by_what_changes_weights(plan: Callable[..., Planned],
         ({"factors": {"level": {"a": {"training.stepz": 1}}}, "claims": []}, "level a: .*training.steps"),
         ({"factors": SECOND, "claims": []}, "training.batch"),
         ({"seed": 1}, "seeds"),
+        ({"measure": "pnsr"}, "measure is pnsr, did you mean psnr.*: there are psnr, ssim"),
+        ({"measure": "coverage"}, "measure is coverage"),  # of restorations with several samples
+        ({"measure": "codec_gt_latent"}, "measure is codec_gt_latent"),  # a codec without weights
     ],
 )
 def test_what_is_wrong_is_told(plan: Callable[..., Planned], changes: dict[str, object], told: str) -> None:

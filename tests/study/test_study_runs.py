@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from arms import RECIPE, Planned
 from torch import Tensor
 
 import refusion
-from refusion.data.pairs import find_pairs
+from refusion.data.pairs import Pair, find_pairs
 from refusion.evaluation.evaluate import evaluate
 from refusion.models.checkpoint import save
 from refusion.models.spec import Card
-from refusion.study import measure
+from refusion.restoring.request import Request, Result
+from refusion.restoring.restorer import Restorer
+from refusion.study import measure, tasks
 from refusion.study import work as working
 from refusion.study.lease import lease
 from refusion.study.measure import read_scores
@@ -92,6 +95,25 @@ def test_a_claim_is_judged_by_all_intervals(finished: Planned) -> None:
     )
     assert [finding.verdict for finding in findings(turned, results)] == ["disagrees"]
     assert [finding.verdict for finding in findings(study, [])] == ["not measured"]
+
+
+def test_one_training_of_each_level_cannot_tell_and_one_restoration_can(finished: Planned) -> None:
+    """Over pictures the differences are 1 and 2; another training could turn them, and a model has none."""
+    study, runs = finished
+    results = [result for result in collect(runs) if result.seed == 0]
+    assert [finding.verdict for finding in findings(study, results)] == ["cannot tell"]
+    restoring = study.model_copy(update={"recipe": "", "model": "shadow-removal"})
+    assert [finding.verdict for finding in findings(restoring, results)] == ["agrees"]
+
+
+def test_runs_without_the_measure_do_not_count(finished: Planned) -> None:
+    """As runs of an earlier version, that had fewer metrics."""
+    study, runs = finished
+    results = collect(runs)
+    lacking = [replace(r, metrics={"ssim": 0.5}) if r.seed == 0 else r for r in results]
+    (effect,) = effects(study, lacking)
+    assert (effect.count, effect.mean) == (2, 2.25)
+    assert effects(study, [replace(r, metrics={}) for r in results]) == []
 
 
 def test_the_report_has_the_numbers(finished: Planned, tmp_path: Path) -> None:
@@ -312,8 +334,48 @@ def test_a_model_is_studied_without_training(
         work(study, runs, ignore)
     assert work(study, runs, ignore) == Tally(4, 0, 0)
     assert len(calls) == 9
+    assert ["core_seconds" in run.result() for run in runs] == [False, True, True, True]
     results = collect(runs)
     assert {len(result.scores) for result in results} == {2}
     assert 0 <= results[0].metrics["coverage"] <= 1
     assert -1 <= results[0].metrics["rank_correlation"] <= 1
     assert [effect.arm for effect in effects(study, results, "steps")] == [("a", "4"), ("b", "4")]
+
+
+@pytest.fixture
+def precisions(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The precisions of all requests of measurements, which give the degraded picture back."""
+    asked: list[Any] = []
+
+    def run(restore: Restorer, request: Request) -> Result:
+        asked.append(request.limits.precision)
+        return Result(request.images)
+
+    monkeypatch.setattr(Restorer, "run", run)
+    return asked
+
+
+def test_all_machines_measure_in_float32(
+    plan: Callable[..., Planned], tmp_path: Path, precisions: list[Any]
+) -> None:
+    """Unless a level of a model's study says otherwise."""
+    _, runs = plan(common={"training.steps": 2}, seeds=1)
+    runs[0].task.perform(tmp_path / "trained")
+    model = str(tmp_path / "trained" / "model.safetensors")
+    assert set(precisions) == {"32"}
+    precisions.clear()
+    levels: dict[str, Any] = {"none": {}, "32": {"precision": "32"}, "bf16": {"precision": "bf16"}}
+    _, runs = plan(recipe="", model=model, factors={"precision": levels}, claims=[], seeds=1)
+    for run in runs:
+        (tmp_path / run.arm[0]).mkdir()
+        run.task.perform(tmp_path / run.arm[0])
+    assert precisions == ["32", "32", "32", "32", "bf16", "bf16"]
+    assert runs[0].folder == runs[1].folder != runs[2].folder
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_an_estimate_counts_every_picture(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Of a call of the network 2 core-seconds, and of a picture 3 more."""
+    monkeypatch.setattr(tasks, "_core_seconds_of", lambda task: len(task.pairs) * (2.0 * task.steps + 3.0))
+    task = tasks.RestoringTask(Path("model"), {"steps": 7}, (Pair((), ()),) * count)
+    assert task.estimate() == count * (2 * 7 + 3)

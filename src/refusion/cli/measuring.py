@@ -137,6 +137,7 @@ def calibrate(
     steps: int = 5,
     samples: int = 8,
     device: Device = None,
+    threads: Threads = None,
 ) -> None:
     """Fit the scale of a model's uncertainty maps on every second pair, and test it on the others.
 
@@ -147,6 +148,7 @@ def calibrate(
         steps: Steps of each restoration.
         samples: Restorations of each picture.
     """
+    use_threads(threads)
     from refusion.data.pairs import find_pairs
     from refusion.evaluation import uncertainty
     from refusion.models.checkpoint import load, read_header, resolve, save_with_card

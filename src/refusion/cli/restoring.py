@@ -48,11 +48,11 @@ def restore(
             with --mask or --hole-colour.
         overwrite: Restore pictures again whose results exist, instead of skipping them.
     """
+    use_threads(threads)
     from refusion.jobs.find import kinds_of
     from refusion.jobs.plan import plan
     from refusion.models.checkpoint import read_header, resolve
 
-    use_threads(threads)
     default = "inpainting" if output.mask or output.hole_colour else "shadow-removal"
     header = read_header(resolve(model or default))
     options = sampling.options()

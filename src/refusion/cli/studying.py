@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from refusion.cli.console import say
-from refusion.errors import RefusionError
+from refusion.cli.threads import Threads, use_threads
+from refusion.errors import RefusionError, printable
 
 if TYPE_CHECKING:
     from refusion.study.plan import Study
@@ -28,6 +29,7 @@ def run(
     retry: Annotated[bool, Parameter(negative="")] = False,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     measure: Annotated[bool, Parameter(negative="")] = False,
+    threads: Threads = None,
 ) -> int:
     """Run a study; the same command goes on, also on other machines that share the disk.
 
@@ -37,11 +39,16 @@ def run(
         dry_run: Print the runs, what is done, and the core-hours that are left, and stop.
         measure: With --dry-run, time a few steps of every arm of which no run is done.
     """
+    use_threads(threads)
     from refusion.study.work import core_hours, tally, work
 
     described, planned = _planned(file, data, runs)
+
+    def show(line: str) -> None:
+        print(printable(f"{described.name}: {line}"), flush=True)
+
     if not dry_run:
-        counted = work(described, planned, lambda line: print(f"{described.name}: {line}", flush=True), retry)
+        counted = work(described, planned, show, retry)
         say(f"{described.name}: {counted}")
         return 1 if counted.failed else 0
     for one in planned:
@@ -63,7 +70,7 @@ def report(
     out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("runs/report"),
     fill: Path | None = None,
 ) -> None:
-    """Write what studies found, as study.md and study.html with plots and CSV.
+    """Write the findings of studies, as study.md and study.html with plots and CSV.
 
     Args:
         files: Study files; by default all of studies/.

@@ -1,4 +1,4 @@
-"""How many threads a command computes with."""
+"""The number of threads that a command computes with."""
 
 import os
 from typing import Annotated
@@ -12,9 +12,10 @@ Threads = Annotated[
 
 
 def use_threads(count: int | None) -> None:
-    """Let torch and libvips compute with so many threads; call it before pictures are read.
+    """Let torch and libvips compute with so many threads; call it before anything that imports pyvips.
 
-    By default with as many as `OMP_NUM_THREADS` says, or as the process has cores.
+    By default with as many as `OMP_NUM_THREADS` says, or as the process has cores. When pyvips is
+    imported, libvips reads its number.
 
     Raises:
         ValueError: the count is below 1.

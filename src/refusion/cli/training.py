@@ -37,6 +37,7 @@ def train(
         nodes: Number of machines.
         dry_run: Print the whole recipe, the size of the model and the expected memory, and stop.
     """
+    use_threads(threads)
     from refusion.training.recipe import load_yaml, resolve
 
     file = resolve(recipe)
@@ -47,7 +48,6 @@ def train(
         expected = cost(described)
         print(f"{described.to_yaml()}\n{expected}")
         return
-    use_threads(threads)
     try:
         from refusion.training.run import train as run
     except ModuleNotFoundError as error:

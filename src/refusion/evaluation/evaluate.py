@@ -30,7 +30,7 @@ MAKING_COPIES = 14
 
 @dataclass(frozen=True)
 class Protocol:
-    """The settings of a published measurement: in 8 bit, with a step at every training time.
+    """The settings of a published measurement: in 8 bit, with a step at every training time, in float32.
 
     Args:
         border: pixels that are cropped on each side.
@@ -43,11 +43,11 @@ class Protocol:
     headline: str
 
     def options(self, steps: int) -> Options:
-        """Return the sampling options for a process of so many training times."""
-        return {"steps": steps, "sampler": self.sampler, "eta": 1.0}
+        """Return the options of a restoration by a process of so many training times."""
+        return {"steps": steps, "sampler": self.sampler, "eta": 1.0, "precision": "32"}
 
     def __str__(self) -> str:
-        return f"border {self.border}, {self.sampler} in all steps, published in {self.headline}"
+        return f"border {self.border}, {self.sampler} in all steps, float32, published in {self.headline}"
 
 
 PROTOCOLS: Mapping[str, Protocol] = {

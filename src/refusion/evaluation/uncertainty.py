@@ -1,4 +1,4 @@
-"""Whether the deviation of samples tells the error of their mean, and the scale that makes it true."""
+"""Agreement of the deviation of samples with the error of their mean, and the scale of a true deviation."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ TINY = 1e-6
 
 @dataclass(frozen=True)
 class Spread:
-    """How the deviation of samples fits the error of their mean, in one picture.
+    """Agreement of the deviation of samples with the error of their mean, in one picture.
 
     Args:
         rank_correlation: Spearman's, over blocks of 8 x 8 pixels.
@@ -81,12 +81,12 @@ def _blocks(values: Map) -> Float[np.ndarray, " blocks"]:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A scale for the deviation of a model's samples, and what it does on other pictures.
+    """A scale for the deviation of a model's samples, and its effect on other pictures.
 
     Args:
         scale: factor after which 68.3 % of the errors are within one deviation, on the pictures of the fit.
-        before: that part on the other pictures, without the scale.
-        after: and with it.
+        before: part of the errors within one deviation on the other pictures, without the scale.
+        after: the same part, with the scale.
     """
 
     scale: float
@@ -113,8 +113,12 @@ def calibrate(restore: Restorer, pairs: Sequence[Pair], **options: Unpack[Option
     restore = replace(restore, std_scale=1.0)
     fitted = [_ratio_quantile(ratio) for pair in pairs[::2] for ratio in _ratios(restore, pair, options)]
     scale = float(np.median(fitted))
-    tested = [ratio for pair in pairs[1::2] for ratio in _ratios(restore, pair, options)]
-    before, after = (float(np.mean([(ratio <= s).mean() for ratio in tested])) for s in (1.0, scale))
+    tested = [
+        [float((ratio <= s).mean()) for s in (1.0, scale)]
+        for pair in pairs[1::2]
+        for ratio in _ratios(restore, pair, options)
+    ]
+    before, after = np.mean(tested, axis=0).tolist()
     return Calibration(scale, before, after)
 
 

@@ -23,7 +23,7 @@ PictureScores = dict[str, dict[str, float]]
 def measure(restore: Restorer, pairs: Sequence[Pair], options: Options, folder: Path) -> PictureScores:
     """Restore and score the pictures that are not yet in the folder's `SCORES`; return the scores of all.
 
-    PSNR and SSIM as `refusion evaluate`; with several samples also how their deviation fits the error.
+    They are PSNR and SSIM as of `refusion evaluate`, and with several samples those of `Spread`.
     """
     scores = read_scores(folder)
     for pair in pairs:

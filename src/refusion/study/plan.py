@@ -16,11 +16,11 @@ Arm = tuple[str, ...]
 
 
 class Claim(Settings):
-    """What a paper says of two levels of a factor.
+    """A claim of a paper about two levels of a factor.
 
     Args:
         says: the claim, in a sentence.
-        factor: of which.
+        factor: of the levels.
         better: the level that scores better.
         than: the level that scores worse.
     """
@@ -39,7 +39,7 @@ class Study(Settings):
 
     Args:
         name: of the study and its report.
-        question: what is asked, and what the data cannot tell.
+        question: of the study, and limits of the data.
         recipe: a file beside the study's, or the name of a bundled recipe.
         model: a bundled name or a file.
         common: values of every run, by dotted key.

@@ -59,8 +59,8 @@ def _draw_levels(axes: Axes, study: Study, results: Sequence[Result], others: Se
     factor, levels = next(iter(study.factors.items()))
     for other in others:
         values = {level: level_mean(results, (level, *other), study.measure)[0] for level in levels}
-        known = [(level, value) for level, value in values.items() if not math.isnan(value)]
+        measured = [(level, value) for level, value in values.items() if not math.isnan(value)]
         label = ", ".join(_labels(study, other)) or study.measure
-        axes.plot(*zip(*known, strict=True), marker="o", label=label)
+        axes.plot(*zip(*measured, strict=True), marker="o", label=label)
     axes.set_xlabel(factor)
     axes.set_ylabel(f"{study.measure} in {study.unit}" if study.unit else study.measure)

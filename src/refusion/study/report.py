@@ -1,4 +1,4 @@
-"""The report of studies: for each the papers' claims, what was measured, tables, a plot and the numbers."""
+"""The report of studies: for each the papers' claims with verdicts, tables, a plot and the numbers."""
 
 import math
 from collections.abc import Sequence
@@ -144,10 +144,10 @@ def _effects(study: Study, results: Sequence[Result]) -> Table:
 def _intervals(effect: Effect | None) -> tuple[str, str]:
     if effect is None:
         return "", ""
-    return _told(effect.seeds, effect.mean), _told(effect.pictures, effect.mean)
+    return _interval_text(effect.seeds, effect.mean), _interval_text(effect.pictures, effect.mean)
 
 
-def _told(interval: Interval | None, mean: float) -> str:
+def _interval_text(interval: Interval | None, mean: float) -> str:
     return str(interval) if interval is not None else f"{mean:+.2f}"
 
 

@@ -1,4 +1,4 @@
-"""What the runs of a study measured, and the differences between arms, paired by seed and by picture."""
+"""Results of the runs of a study, and the differences between arms, paired by seed and by picture."""
 
 import csv
 import math
@@ -17,7 +17,7 @@ Curve = dict[int, float]
 
 @dataclass(frozen=True)
 class Result:
-    """What one run measured.
+    """The result of one run.
 
     Args:
         arm: of the run.
@@ -47,6 +47,7 @@ class Effect:
         seeds: its interval over seeds, of the mean over the pictures; None of fewer than two seeds.
         pictures: its interval over pictures, of the mean over the seeds; None of scores of whole runs.
         count: seeds of which both arms are done.
+        trained: whether each seed is a training, so that one alone tells nothing of another.
     """
 
     factor: str
@@ -57,10 +58,13 @@ class Effect:
     seeds: Interval | None
     pictures: Interval | None
     count: int
+    trained: bool
 
     @property
     def sign(self) -> int:
-        """1 or -1 if all intervals that there are lie on one side of zero, else 0."""
+        """1 or -1 if all intervals that there are lie on one side of zero, else 0; 0 of a single training."""
+        if self.trained and self.seeds is None:
+            return 0
         signs = {interval.sign for interval in (self.seeds, self.pictures) if interval is not None}
         return signs.pop() if len(signs) == 1 else 0
 
@@ -103,8 +107,9 @@ def effect(study: Study, results: Sequence[Result], factor: str, arm: Arm, refer
     """Return the difference between an arm and that with another level; None if it was not measured."""
     place = list(study.factors).index(factor)
     other = (*arm[:place], reference, *arm[place + 1 :])
-    first, second = ({r.seed: r for r in results if r.arm == wanted} for wanted in (arm, other))
-    both = [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
+    first, second = ({r.seed: r for r in results if r.arm == compared} for compared in (arm, other))
+    pairs = [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
+    both = [(a, b) for a, b in pairs if study.measure in a.metrics and study.measure in b.metrics]
     if not both:
         return None
     differences = [a.metrics[study.measure] - b.metrics[study.measure] for a, b in both]
@@ -117,6 +122,7 @@ def effect(study: Study, results: Sequence[Result], factor: str, arm: Arm, refer
         t_interval(differences),
         bootstrap_interval(_by_picture(both, study.measure)),
         len(both),
+        trained=bool(study.recipe),
     )
 
 

@@ -13,16 +13,16 @@ from refusion.training.run_dir import lock
 
 @dataclass(frozen=True)
 class Tally:
-    """How many runs of a study are done, failed, or left: with other workers, or not begun."""
+    """The numbers of runs of a study that are done, failed, or left: with other workers, or not begun."""
 
     done: int
     failed: int
     left: int
 
     def __str__(self) -> str:
-        said = f"{self.done} of {self.done + self.failed + self.left} runs done"
-        said += f", {self.failed} failed" if self.failed else ""
-        return said + (f", {self.left} left" if self.left else "")
+        text = f"{self.done} of {self.done + self.failed + self.left} runs done"
+        text += f", {self.failed} failed" if self.failed else ""
+        return text + (f", {self.left} left" if self.left else "")
 
 
 def tally(runs: Sequence[Run]) -> Tally:
@@ -36,7 +36,7 @@ def work(study: Study, runs: Sequence[Run], report: Callable[[str], object], ret
     """Do the runs that are not done, not failed and not held by other workers.
 
     Args:
-        study: that they are of.
+        study: of the runs.
         runs: to do, in this order.
         report: receives a line before and after each run.
         retry: whether runs that failed are begun anew.
@@ -85,10 +85,10 @@ def _trains(run: Run) -> bool:
 
 
 def core_hours(runs: Sequence[Run], measured: bool) -> float | None:
-    """Return the core-hours of the runs that are left; None if nothing tells.
+    """Return the core-hours of the runs that are left; None if no run is done and nothing is measured.
 
-    An arm costs as its runs that are done; where there are none, what a few steps of it cost if `measured`,
-    else the mean of all runs that are done, for as many steps.
+    A run costs the mean of its arm's runs that are done; if none is, an estimate on a few steps if
+    `measured`, else the mean of all runs that are done, for as many steps.
 
     Args:
         runs: of a study.

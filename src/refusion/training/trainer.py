@@ -155,8 +155,8 @@ def validate(
 ) -> dict[str, float]:
     """Return the mean scores of the average on the pairs; each process measures its share.
 
-    As `refusion evaluate` measures: in float32. Weights that are not finite, or so large that a restoration
-    is not, score NaN.
+    In float32, as `refusion evaluate --precision 32` measures. Weights that are not finite, or so
+    large that a restoration is not, score NaN.
 
     Raises:
         KeyboardInterrupt or SystemExit: a signal asked to stop; the weights are as they were.
