@@ -20,55 +20,56 @@ from skimage.restoration import denoise_nl_means, denoise_wavelet, inpaint_bihar
 
 import refusion
 from refusion.data.pairs import find_pairs
-from refusion.evaluation.evaluate import Scores, mean_scores, score
+from refusion.evaluation.evaluate import Scores, mean_scores, scene_options, score
 from refusion.imaging.arrays import from_array
 from refusion.models.checkpoint import load, read_header, resolve
 from refusion.training.recipe import degradation_of
 
 Array = np.ndarray
-Method = Callable[[Array, Array], Array]
-"""From a degraded picture, enlarged if the model enlarges, and the clean one, which only tells parameters."""
+Method = Callable[[Array, Array, Array], Array]
+"""Of a degraded picture, enlarged if the model enlarges, the clean one, which only tells parameters, and the
+mask of holes."""
 
 
 def noise_std(lq: Array, gt: Array) -> float:
     return float((lq - gt).std())
 
 
-def block_matching(lq: Array, gt: Array) -> Array:
+def block_matching(lq: Array, gt: Array, holes: Array) -> Array:
     """BM3D for colour pictures (Dabov et al. 2007)."""
     return np.asarray(bm3d.bm3d_rgb(lq, noise_std(lq, gt)))
 
 
-def non_local_means(lq: Array, gt: Array) -> Array:
+def non_local_means(lq: Array, gt: Array, holes: Array) -> Array:
     sigma = noise_std(lq, gt)
     options = {"patch_size": 5, "patch_distance": 6, "fast_mode": True}
     return np.asarray(denoise_nl_means(lq, h=0.6 * sigma, sigma=sigma, channel_axis=2, **options))
 
 
-def wavelets(lq: Array, gt: Array) -> Array:
+def wavelets(lq: Array, gt: Array, holes: Array) -> Array:
     return np.asarray(denoise_wavelet(lq, noise_std(lq, gt), channel_axis=2, convert2ycbcr=True))
 
 
-def bilateral(lq: Array, gt: Array) -> Array:
+def bilateral(lq: Array, gt: Array, holes: Array) -> Array:
     return best(gt, (cv2.bilateralFilter(lq, 5, colour, 1.5) for colour in (0.02, 0.04, 0.08, 0.16, 0.32)))
 
 
-def median(lq: Array, gt: Array) -> Array:
+def median(lq: Array, gt: Array, holes: Array) -> Array:
     return cv2.medianBlur(as_bytes(lq), 5) / 255
 
 
-def opening(lq: Array, gt: Array) -> Array:
+def opening(lq: Array, gt: Array, holes: Array) -> Array:
     """Bright streaks that are narrower than the window vanish."""
     windows = [np.ones(shape, np.uint8) for shape in ((1, 3), (1, 5), (1, 7), (3, 3), (5, 5))]
     return best(gt, (cv2.morphologyEx(lq, cv2.MORPH_OPEN, window) for window in windows))
 
 
-def unsharp(lq: Array, gt: Array) -> Array:
+def unsharp(lq: Array, gt: Array, holes: Array) -> Array:
     settings = [(sigma, amount) for sigma in (1, 2, 3) for amount in (0.3, 0.6, 1.0)]
     return best(gt, (lq + a * (lq - cv2.GaussianBlur(lq, (0, 0), s)) for s, a in settings))
 
 
-def gamma(lq: Array, gt: Array) -> Array:
+def gamma(lq: Array, gt: Array, holes: Array) -> Array:
     """The exponent that makes the mean 0.45."""
     low, high = 0.02, 2.0
     for _ in range(30):
@@ -77,14 +78,14 @@ def gamma(lq: Array, gt: Array) -> Array:
     return lq**low
 
 
-def equalised(lq: Array, gt: Array) -> Array:
+def equalised(lq: Array, gt: Array, holes: Array) -> Array:
     """Contrast-limited adaptive histogram equalisation of the lightness."""
     lab = cv2.cvtColor(as_bytes(lq), cv2.COLOR_RGB2LAB)
     lab[..., 0] = cv2.createCLAHE(2.0, (8, 8)).apply(lab[..., 0])
     return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB) / 255
 
 
-def dark_channel(lq: Array, gt: Array) -> Array:
+def dark_channel(lq: Array, gt: Array, holes: Array) -> Array:
     """The dark channel prior (He et al. 2009) with a guided filter (He et al. 2010)."""
 
     def darkest(x: Array) -> Array:
@@ -108,26 +109,22 @@ def guided(guide: Array, values: Array, radius: int, epsilon: float) -> Array:
 
 
 def filled(algorithm: int) -> Method:
-    def method(lq: Array, gt: Array) -> Array:
-        return cv2.inpaint(as_bytes(lq), holes(lq, gt).astype(np.uint8), 3, algorithm) / 255
+    def method(lq: Array, gt: Array, holes: Array) -> Array:
+        return cv2.inpaint(as_bytes(lq), holes.astype(np.uint8), 3, algorithm) / 255
 
     return method
 
 
-def nearest(lq: Array, gt: Array) -> Array:
-    at = distance_transform_edt(holes(lq, gt), return_distances=False, return_indices=True)
+def nearest(lq: Array, gt: Array, holes: Array) -> Array:
+    at = distance_transform_edt(holes, return_distances=False, return_indices=True)
     return lq[tuple(at)]
 
 
-def biharmonic(lq: Array, gt: Array) -> Array:
-    return np.asarray(inpaint_biharmonic(lq, holes(lq, gt), split_into_regions=True, channel_axis=2))
+def biharmonic(lq: Array, gt: Array, holes: Array) -> Array:
+    return np.asarray(inpaint_biharmonic(lq, holes, split_into_regions=True, channel_axis=2))
 
 
-def holes(lq: Array, gt: Array) -> Array:
-    return np.asarray((lq != gt).any(axis=2))
-
-
-def disc(lq: Array, gt: Array) -> Array:
+def disc(lq: Array, gt: Array, holes: Array) -> Array:
     """The whole picture out of focus."""
 
     def blurred(radius: int) -> Array:
@@ -181,12 +178,17 @@ def main() -> None:
     scores: dict[str, list[Scores]] = {}
     for pair in pairs:
         scene = pair.read()
-        result = restorer.run(restorer.request(*scene.lq, condition=scene.condition))
+        result = restorer.run(restorer.request(*scene.lq, **scene_options(restorer, scene, {})))
         for lq, gt, restored in zip(scene.lq, scene.gt, result.images, strict=True):
             entered = restorer.upscale_input(lq)
+            holes = (
+                np.zeros(lq.pixels.shape[:2], bool)
+                if scene.guides is None
+                else scene.guides[0, 0].numpy() > 0
+            )
             rows: dict[str, refusion.Image] = {"input": entered}
             for method, run in METHODS[name].items():
-                rows[method] = from_array(run(entered.pixels, gt.pixels).clip(0, 1).astype(np.float32))
+                rows[method] = from_array(run(entered.pixels, gt.pixels, holes).clip(0, 1).astype(np.float32))
             for row, image in {**rows, f"`{name}`": restored}.items():
                 scores.setdefault(row, []).append(score(image, gt))
     print("| | PSNR | SSIM |\n|---|---|---|")

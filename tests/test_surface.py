@@ -39,6 +39,7 @@ def blocks(page: Path) -> list[str]:
 
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if blocks(page)]
 assert PAGES[0].name == "README.md"
+SLOW_PAGES = ("sampling.md",)
 
 
 def test_every_promised_name_is_there() -> None:
@@ -68,7 +69,13 @@ def test_every_public_name_is_explained() -> None:
     assert silent == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=page.name, marks=[pytest.mark.slow] if page.name in SLOW_PAGES else [])
+        for page in PAGES
+    ],
+)
 def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write(from_array(np.random.default_rng(0).uniform(0.2, 0.8, (40, 60, 3))), "photo.jpg")

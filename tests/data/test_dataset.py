@@ -297,6 +297,7 @@ def test_haze_is_made_on_pairs_and_on_scenes(place: Place) -> None:
     assert (colours[:, 0] > colours[:, 1] + 0.01).all()  # the pair's own lq is darker
 
 
+@pytest.mark.slow
 def test_each_way_of_drawing_comes_as_often_as_said(place: Place) -> None:
     """Told apart by what becomes of a grey of 0.5 whose partner is 0.4."""
     pairs = [flat(place, "a", 0.4, 0.5)]

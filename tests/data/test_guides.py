@@ -47,6 +47,7 @@ def test_guides_change_nothing_else(told: list[Pair]) -> None:
         assert other.guides.shape == (1, 0, 12, 16)
 
 
+@pytest.mark.slow
 def test_guides_are_dropped_as_often_as_told_and_0_where_there_are_none(told: list[Pair]) -> None:
     made = TrainingSamples(told, (12, 16), Augment(drop_guide=0.25), guides=1)
     dropped = [not bool(made[i].guides.any()) for i in range(200)]

@@ -78,6 +78,7 @@ def by_us(data: bytes) -> np.ndarray | None:
     return np.dstack([image.pixels, alpha])
 
 
+@pytest.mark.slow
 def test_lossless_files_are_read_as_by_pillow() -> None:
     refused, count = [], 0
     for case in corpus():

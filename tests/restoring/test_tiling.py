@@ -246,6 +246,7 @@ def test_where_the_patches_are_the_picture_tiles_are_the_whole() -> None:
     torch.testing.assert_close(TiledNetwork(network, 40)(*given), network(*given), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_result_does_not_depend_on_the_tile() -> None:
     network, given = alive(), states(150, 203)
     results = [TiledNetwork(network, tile, SMALL_PATCHES)(*given) for tile in (32, 50, 120, 1000)]
@@ -357,6 +358,7 @@ def test_of_two_views_each_has_its_own_statistics() -> None:
     torch.testing.assert_close(TiledNetwork(network, 40)(*given), network(*given), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_result_of_two_views_does_not_depend_on_the_tile_or_on_other_scenes() -> None:
     network, (x_t, mu, _) = alive(stereo=True), states(150, 203, batch=4)
     given = (x_t, mu, torch.tensor([1.0, 1.0, 50.0, 50.0]))

@@ -189,6 +189,7 @@ def test_two_arms_are_trained_and_scored(plan: Callable[..., Planned], pairs: Pa
     assert [(run.folder / RESULT).read_text() for run in runs] == before
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_scores(
     plan: Callable[..., Planned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

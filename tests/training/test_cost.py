@@ -123,6 +123,7 @@ def stages(first: int, second: int, width: int = 8, **more: object) -> Cost:
     return cost(recipe(model__codec={**LATENT, "width": width, "skips": 0}, **{**patches, **same, **more}))
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_larger_stage() -> None:
     assert stages(8, 512).memory == stages(16, 512).memory < stages(512, 512).memory
     assert stages(512, 8).memory == stages(512, 16).memory == stages(512, 512).memory

@@ -497,7 +497,13 @@ def test_an_override_that_is_nested_too_deeply_is_one_line() -> None:
     assert len(str(said.value)) < 200
 
 
-@pytest.mark.parametrize("forged", [{"middle": 65536}, {"encoder": [0] * 60000, "decoder": [0] * 60000}])
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"middle": 65536},
+        pytest.param({"encoder": [0] * 60000, "decoder": [0] * 60000}, marks=pytest.mark.slow),
+    ],
+)
 def test_a_forged_count_of_blocks_is_one_line_in_bounded_time(
     forged: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,7 @@ def test_a_file_comes_before_a_bundled_recipe(here: Path) -> None:
         load_yaml(resolve("missing.yaml"))
 
 
+@pytest.mark.slow
 @every_model
 def test_the_recipe_of_a_bundled_model_trains_again(run: Run, file: Path) -> None:
     """`info --recipe` prints it, and `train` takes it."""

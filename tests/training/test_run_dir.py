@@ -124,6 +124,7 @@ def test_data_are_equal_by_names_sizes_and_parts(pairs: Path, tmp_path: Path) ->
     assert fingerprint(recipe(data)) != fingerprint(recipe(pairs))
 
 
+@pytest.mark.slow
 def test_steps_may_grow_and_the_schedule_is_told(pairs: Path, run: Path) -> None:
     (line,) = check_run_dir(run, recipe(pairs, training__steps=18))
     rate = 1e-2 * (1e-5 + (1 - 1e-5) * (1 + torch.cos(torch.tensor(torch.pi * 10 / 16))) / 2)
@@ -145,6 +146,7 @@ def test_of_a_constant_rate_a_run_that_grew_is_one_that_was_begun_so(pairs: Path
     assert_equal(weights(tmp_path / "grown"), weights(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_another_precision_and_says_so(
     pairs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
