@@ -209,7 +209,9 @@ class Restorer:
         """
         guides = 0 if request.guides is None else request.guides.shape[-3]
         if self.fill and request.images and (request.mask is None or guides):
-            raise ValueError("this model fills the holes of a mask, its only guide: give a mask")
+            raise ValueError(
+                "this model fills the holes of a mask, its only guide: give one (--mask, --hole-colour)"
+            )
         self.network.check(len(request.images) if views is None else views, len(request.condition), guides)
         precision, known = request.limits.precision, self.network.precisions
         if precision not in known:
