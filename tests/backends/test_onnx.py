@@ -70,7 +70,8 @@ def test_a_graph_is_the_model_at_every_size(tmp_path: Path, kind: str) -> None:
         taken = zip(session.get_inputs(), inputs, strict=True)
         return [torch.from_numpy(x) for x in session.run(None, {i.name: x.numpy() for i, x in taken})]
 
-    for size in ((1, 3, 22, 34), (3, 3, 41, 19)):
+    for count, height, width in ((1, 22, 34), (3, 41, 19)):
+        size = (count * restorer.network.num_views, 3, height, width)
         image = torch.rand(size)
         mu, *features = run("encoder", image)
         encoded = restorer.codec.encode(image)
