@@ -25,6 +25,7 @@ from refusion.imaging.arrays import from_array
 from refusion.models import checkpoint, hub
 from refusion.models.checkpoint import bundled_models, read_header, save
 from refusion.models.spec import Card, ModelSpec
+from refusion.restoring.request import Options
 from refusion.restoring.restorer import Restorer
 from refusion.training.recipe import Recipe, degradation_of, from_provenance, parse
 from tiny import SMALLEST
@@ -642,7 +643,9 @@ def test_a_bundled_model_restores_and_says_what_it_is(path: Path) -> None:
         assert getattr(header.card, name), name
     loaded = refusion.load(path.stem, "cpu")
     pictures = [PICTURE] * header.spec.views
-    options = {"condition": (-14.0, 160.0, 42.0)} if header.spec.conditions else {}
+    options: Options = {"condition": (-14.0, 160.0, 42.0)} if header.spec.conditions else {}
+    if header.spec.fill:
+        options["mask"] = np.eye(13, 18, dtype=np.float32)
     request = loaded.request(*pictures, **options)
     restored, again = (loaded.run(request).image for _ in range(2))
     assert restored.size == tuple(side * header.spec.enlarge.factor for side in (18, 13))

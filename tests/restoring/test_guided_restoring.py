@@ -155,5 +155,5 @@ def test_the_mask_is_the_guide(sde: MeanRevertingSDE) -> None:
 
 
 def test_without_a_mask_there_is_nothing_to_fill(sde: MeanRevertingSDE) -> None:
-    with pytest.raises(ValueError, match="give a mask"):
+    with pytest.raises(ValueError, match="a mask"):
         ask(filler(sde), photo())
