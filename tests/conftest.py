@@ -1,5 +1,6 @@
 """What all tests share: checked shapes, repeatable randomness, golden numbers, commands in the process."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
 GOLDEN = Path(__file__).parent / "golden"
 
-torch.set_num_threads(1)  # small tensors: threads would only wait for each other
+# Small tensors: threads would only wait for each other. The variables are for commands and their processes.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("VIPS_CONCURRENCY", "1")
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=40)
 settings.load_profile("repeatable")
 
