@@ -12,7 +12,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
-from refusion.data.dataset import TrainingSamples
+from refusion.data.dataset import Augment, TrainingSamples
 from refusion.data.pairs import Pair
 from refusion.errors import CheckpointError, RecipeError, printable
 from refusion.imaging.image import Image
@@ -75,6 +75,24 @@ class Stage(ABC):
             KeyboardInterrupt or SystemExit: a signal asked to stop.
         """
         return {}
+
+    def drawn_samples(
+        self, pairs: Sequence[Pair], scenes: Sequence[Path], patch: tuple[int, int], augment: Augment
+    ) -> TrainingSamples:
+        """Return samples of a size and augmentation; all else is of the recipe."""
+        data, model = self.recipe.data, self.recipe.model
+        return TrainingSamples(
+            pairs,
+            patch,
+            augment,
+            self.loop.seed,
+            scenes,
+            data.degradation,
+            model.enlarge,
+            cache_bytes(self.loop),
+            model.guides,
+            model.fill,
+        )
 
     def find(self, part: str) -> list[Pair]:
         """Return the pairs of train/ or val/."""

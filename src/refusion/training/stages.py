@@ -24,7 +24,7 @@ from refusion.restoring.codec import Codec, Maps, Pictures
 from refusion.restoring.restorer import Restorer
 from refusion.training.randomness import StepRandom
 from refusion.training.recipe import Recipe
-from refusion.training.stage import Stage, cache_bytes
+from refusion.training.stage import Stage
 from refusion.training.stopping import Stop
 
 Condition = Float[Tensor, "scenes conditions"]
@@ -55,20 +55,8 @@ class CodecStage(Stage):
 
     def samples(self, pairs: Sequence[Pair], scenes: Sequence[Path]) -> TrainingSamples:
         """Return samples that are cropped without a change of scale."""
-        data, settings = self.recipe.data, self.recipe.codec_training
-        augment = replace(data.augment, zoom=1.0)
-        return TrainingSamples(
-            pairs,
-            settings.patch,
-            augment,
-            settings.seed,
-            scenes,
-            data.degradation,
-            self.recipe.model.enlarge,
-            cache_bytes(settings),
-            self.recipe.model.guides,
-            self.recipe.model.fill,
-        )
+        augment = replace(self.recipe.data.augment, zoom=1.0)
+        return self.drawn_samples(pairs, scenes, self.recipe.codec_training.patch, augment)
 
     def loss(
         self, lq: Pictures, gt: Pictures, guides: Maps, condition: Condition, random: StepRandom
@@ -151,20 +139,7 @@ class DiffusionStage(Stage):
         self.measured = measured
 
     def samples(self, pairs: Sequence[Pair], scenes: Sequence[Path]) -> TrainingSamples:
-        data = self.recipe.data
-        seed, model = self.recipe.training.seed, self.recipe.model
-        samples = TrainingSamples(
-            pairs,
-            data.patch,
-            data.augment,
-            seed,
-            scenes,
-            data.degradation,
-            model.enlarge,
-            cache_bytes(self.loop),
-            model.guides,
-            model.fill,
-        )
+        samples = self.drawn_samples(pairs, scenes, self.recipe.data.patch, self.recipe.data.augment)
         first = samples[0]
         try:
             self.restorer.network.check(len(first.gt), len(first.condition), first.guides.shape[1])
