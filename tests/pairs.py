@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from refusion.data.pairs import Pair
+from refusion.imaging.arrays import from_array
+from refusion.imaging.formats import write
 
 Place = Callable[[str, np.ndarray], Path]
 """Write an array to a place in the data's folder."""
@@ -27,6 +29,19 @@ def make_pairs(place: Place, sizes: list[tuple[int, int]]) -> list[Pair]:
         gt = texture(i, *size) / 65535
         pairs.append(Pair((place(f"lq/{i}.tif", degrade(gt)),), (place(f"gt/{i}.tif", gt),)))
     return pairs
+
+
+def darker_pairs(folder: Path, counts: dict[str, int], block: int) -> Path:
+    """Write pairs of 4 x 5 even blocks for each part, as "train"; the degraded picture is darker."""
+    rng = np.random.default_rng(0)
+    for part, count in counts.items():
+        for side in ("lq", "gt"):
+            (folder / part / side).mkdir(parents=True)
+        for i in range(count):
+            gt = rng.uniform(0.2, 0.8, (4, 5, 3)).repeat(block, 0).repeat(block, 1)
+            write(from_array(gt), folder / part / "gt" / f"{i}.png")
+            write(from_array(gt * 0.6), folder / part / "lq" / f"{i}.png")
+    return folder
 
 
 def views(place: Place, name: str = "a", size: tuple[int, int] = (24, 30), far: int = 3) -> Pair:

@@ -3,13 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from arms import RECIPE, STUDY, Planned
 
-from refusion.imaging.arrays import from_array
-from refusion.imaging.formats import write
+from pairs import darker_pairs
 from refusion.study.plan import read_study
 from refusion.study.runs import make_runs
 
@@ -17,16 +15,7 @@ from refusion.study.runs import make_runs
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four pairs to train on and two to validate: the degraded picture is darker."""
-    folder = tmp_path_factory.mktemp("pairs")
-    rng = np.random.default_rng(0)
-    for part, count in (("train", 4), ("val", 2)):
-        for side in ("lq", "gt"):
-            (folder / part / side).mkdir(parents=True)
-        for i in range(count):
-            gt = rng.uniform(0.2, 0.8, (4, 5, 3)).repeat(5, 0).repeat(5, 1)
-            write(from_array(gt), folder / part / "gt" / f"{i}.png")
-            write(from_array(gt * 0.6), folder / part / "lq" / f"{i}.png")
-    return folder
+    return darker_pairs(tmp_path_factory.mktemp("pairs"), {"train": 4, "val": 2}, 5)
 
 
 @pytest.fixture
