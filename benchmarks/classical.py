@@ -19,11 +19,10 @@ from scipy.ndimage import distance_transform_edt
 from skimage.restoration import denoise_nl_means, denoise_wavelet, inpaint_biharmonic
 
 import refusion
-from refusion.data.pairs import find_pairs
 from refusion.evaluation.evaluate import Scores, mean_scores, scene_options, score
 from refusion.imaging.arrays import from_array
 from refusion.models.checkpoint import load, read_header, resolve
-from refusion.training.recipe import degradation_of
+from refusion.training.recipe import pairs_of
 
 Array = np.ndarray
 Method = Callable[[Array, Array, Array], Array]
@@ -172,8 +171,7 @@ def best(gt: Array, candidates: Iterator[Array]) -> Array:
 def main() -> None:
     name, folder = sys.argv[1], Path(sys.argv[2])
     header = read_header(resolve(name))
-    degradation = None if (folder / "lq").is_dir() else degradation_of(header)
-    pairs = find_pairs(folder, degradation, header.spec.enlarge.factor, header.spec.check)
+    pairs = pairs_of(header, folder)
     restorer = load(header, "cpu")
     scores: dict[str, list[Scores]] = {}
     for pair in pairs:

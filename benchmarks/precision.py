@@ -12,17 +12,14 @@ from pathlib import Path
 import numpy as np
 
 import refusion
-from refusion.data.pairs import find_pairs
 from refusion.evaluation.evaluate import evaluate
-from refusion.models.checkpoint import read_header, resolve
-from refusion.training.recipe import degradation_of
+from refusion.training.recipe import pairs_of
 
 
 def main(data: Path, count: int = 2) -> None:
     for folder in sorted(data.iterdir()):
         restore = refusion.load(folder.name, "cpu")
-        degradation = degradation_of(read_header(resolve(folder.name)))
-        pairs = find_pairs(folder, degradation, restore.enlarge.factor)[:count]
+        pairs = pairs_of(restore.header, folder)[:count]
         exact = list(evaluate(restore, pairs, precision="32"))
         for precision in ("bf16", "16"):
             short = list(evaluate(restore, pairs, precision=precision))

@@ -50,16 +50,14 @@ def evaluate(
         save: Write the restored pictures to this folder.
     """
     use_threads(threads)
-    from refusion.data.pairs import find_pairs
     from refusion.evaluation import evaluate as measuring
     from refusion.evaluation.perceptual import load as load_metrics
     from refusion.imaging.formats import write
     from refusion.models.checkpoint import load, read_header, resolve
-    from refusion.training.recipe import degradation_of
+    from refusion.training.recipe import pairs_of
 
     header = read_header(resolve(model))
-    degradation = None if (data / "lq").is_dir() else degradation_of(header)  # files need none
-    pairs = find_pairs(data, degradation, header.spec.enlarge.factor, header.spec.check)
+    pairs = pairs_of(header, data)
     restorer = load(header, device)
     margin, options = _measured_as(protocol, border, sampling.options(), restorer.sde.steps)
     perceptual = load_metrics(metric, restorer.device)
@@ -149,14 +147,12 @@ def calibrate(
         samples: Restorations of each picture.
     """
     use_threads(threads)
-    from refusion.data.pairs import find_pairs
     from refusion.evaluation import uncertainty
     from refusion.models.checkpoint import load, read_header, resolve, save_with_card
-    from refusion.training.recipe import degradation_of
+    from refusion.training.recipe import pairs_of
 
     header = read_header(resolve(model))
-    degradation = None if (data / "lq").is_dir() else degradation_of(header)
-    pairs = find_pairs(data, degradation, header.spec.enlarge.factor, header.spec.check)
+    pairs = pairs_of(header, data)
     found = uncertainty.calibrate(load(header, device), pairs, steps=steps, samples=samples)
     parts = f"{found.after:.1%} of the errors, {found.before:.1%} without it"
     say(f"scale {found.scale:.2f}: within one deviation are {parts}")

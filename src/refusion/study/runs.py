@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 import yaml
 
-from refusion.data.pairs import Pair, find_pairs
+from refusion.data.pairs import Pair
 from refusion.errors import RecipeError, hint
 from refusion.files import atomic
 from refusion.models import checkpoint
@@ -20,7 +20,7 @@ from refusion.restoring.request import Options, split_options
 from refusion.study.measure import SCORES
 from refusion.study.plan import Arm, Study
 from refusion.study.tasks import RestoringTask, Task, TrainingTask, core_seconds
-from refusion.training.recipe import degradation_of, load_yaml, resolve
+from refusion.training.recipe import load_yaml, pairs_of, resolve
 from refusion.training.run_dir import LOOPS
 
 RESULT, FAILED = "result.json", "failed.txt"
@@ -134,7 +134,5 @@ def _restoring(study: Study, file: Path, values: Mapping[str, Any], seed: int, d
 
 @functools.cache
 def _pairs(model: Path, data: Path) -> tuple[Pair, ...]:
-    header = checkpoint.read_header(model)
     folder = data / "val" if (data / "val").is_dir() else data
-    degradation = None if (folder / "lq").is_dir() else degradation_of(header)
-    return tuple(find_pairs(folder, degradation, header.spec.enlarge.factor, header.spec.check))
+    return tuple(pairs_of(checkpoint.read_header(model), folder))

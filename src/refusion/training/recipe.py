@@ -285,6 +285,19 @@ def degradation_of(header: Header) -> Degradation | None:
     return degradation
 
 
+def pairs_of(header: Header, folder: Path) -> list[Pair]:
+    """Return the pairs of a folder for a model, see `refusion.data.pairs.find_pairs`.
+
+    Where it has no lq/, the degradation of the model's training data makes the degraded pictures.
+
+    Raises:
+        RecipeError: see `degradation_of`.
+        DataError: see `find_pairs`.
+    """
+    degradation = None if (folder / "lq").is_dir() else degradation_of(header)
+    return find_pairs(folder, degradation, header.spec.enlarge.factor, header.spec.check)
+
+
 def resolve(recipe: str | Path) -> Path:
     """Return the file of a recipe: the path itself, or that of a bundled recipe by name.
 
