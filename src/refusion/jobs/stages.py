@@ -1,9 +1,7 @@
 """The three stages of a job: reading, restoring and writing; neighbouring jobs are in different ones."""
 
 import contextlib
-import errno
 import functools
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -13,11 +11,11 @@ import numpy as np
 import torch
 
 from refusion.errors import ImageError, Notice, first_line
-from refusion.files import sweep
 from refusion.imaging.arrays import from_array
 from refusion.imaging.formats import MAX_PIXELS, Header, read, unkept, write, write_gif
 from refusion.imaging.image import Image, format_sizes
 from refusion.imaging.masks import mask_from_colour
+from refusion.jobs.outputs import Outputs
 from refusion.jobs.plan import Job
 from refusion.restoring.admission import Demand
 from refusion.restoring.memory import COPY, free_memory
@@ -25,8 +23,6 @@ from refusion.restoring.request import Mask, Options, Progress, Request, Result
 from refusion.restoring.restorer import Restorer
 from refusion.restoring.walk import Cancel
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Errors of writing that all other pictures would meet, too."""
 FAILURES = (ImageError, OSError, MemoryError, RuntimeError)
 """Errors that are outcomes; torch's lack of memory is the last."""
 
@@ -101,7 +97,7 @@ class Stages:
     ) -> None:
         self.restorer, self.options, self.output = restorer, options, output
         self.hole_colour, self.progress, self.cancel = hole_colour, progress, cancel
-        self._outputs = _Outputs()
+        self._outputs = Outputs()
         self._demands: dict[Task, Demand] = {}  # of the tasks between reading and written
 
     def read(self, task: Task) -> None:
@@ -204,45 +200,6 @@ class Stages:
             names = " and ".join(map(str, job.sources))
             raise ImageError(f"{names} have sizes {format_sizes(*images)}: give views of one size")
         return images
-
-
-class _Outputs:
-    """The folders of the results, checked before a picture is restored for nothing."""
-
-    def __init__(self) -> None:
-        self._checked: set[Path] = set()
-        self._failed: dict[Path, ImageError] = {}
-        self._full: ImageError | None = None
-
-    def check(self, job: Job) -> None:
-        """Check that the results of a job can be written, and sweep what dead runs left in their folder.
-
-        Raises:
-            ImageError: they cannot; it says the same for each job that has the same obstacle.
-        """
-        if self._full is not None:
-            raise self._full
-        for folder in {target.parent for target in job.targets} - self._checked:
-            place = next(place for place in (folder, *folder.parents) if place.exists())
-            if place not in self._failed:
-                try:
-                    sweep(place)
-                    with tempfile.TemporaryFile(dir=place):
-                        pass
-                except OSError as error:
-                    reason = f"{place} cannot be written ({error.strerror})"
-                    self._failed[place] = ImageError(
-                        f"{reason}: give another --out, or check its permissions"
-                    )
-            if place in self._failed:
-                raise self._failed[place]
-            self._checked.add(folder)
-
-    def note(self, error: BaseException) -> None:
-        """Remember an error of a full disk: the other results do not fit either."""
-        cause = error.__cause__ or error.__context__
-        if isinstance(error, ImageError) and isinstance(cause, OSError) and cause.errno in FULL:
-            self._full = error
 
 
 def check_file(path: Path) -> None:
