@@ -14,7 +14,7 @@ from refusion.diffusion.sde import MeanRevertingSDE
 
 LEVEL = 50 / 255
 COMPARES: list[Compare] = ["output", "reverse-mean"]
-LOSSES: list[Loss] = ["l1", "l2"]
+LOSSES: list[Loss] = ["l1", "l2", "psnr"]
 EVERY_TIME = torch.tensor([1, 2, 50, 99, 100])
 
 
@@ -151,7 +151,24 @@ def test_l1_asks_for_the_median_and_l2_for_the_mean(sde: MeanRevertingSDE, compa
             for output in grid
         ]
         best[loss] = grid[int(torch.stack(values).argmin())]
-    assert best == {"l1": 0, "l2": 0.1}
+    assert best == {"l1": 0, "l2": 0.1, "psnr": 0}
+
+
+@pytest.mark.parametrize("compare", COMPARES)
+def test_the_logarithm_of_the_error_is_the_psnr_of_each_sample(
+    sde: MeanRevertingSDE, compare: Compare
+) -> None:
+    """Errors of 1/10 and 1/100 are 20 dB and 40 dB, 3 bels in the mean; and both pull alike."""
+    x0, mu = torch.rand(2, 2, 3, 4, 6, dtype=torch.float64)
+    noise, t = torch.randn_like(x0), torch.tensor([1, 1])
+    wrong = torch.tensor([0.1, 0.01], dtype=torch.float64)[:, None, None, None].requires_grad_()
+    output = x0 - mu + wrong * torch.ones_like(x0)
+    loss = diffusion_loss(always(output), sde, Clean(), x0, mu, t, noise, compare, loss="psnr")
+    assert loss.item() == pytest.approx(-3, abs=0.01)
+    loss.backward()
+    assert wrong.grad is not None
+    large, small = (wrong.grad * wrong).flatten().tolist()
+    assert small == pytest.approx(large, rel=0.02)
 
 
 class Scale(nn.Module):
@@ -340,8 +357,9 @@ def test_gradients_reach_the_encoder_through_both_states(
     assert loss.isfinite()
 
 
-@pytest.mark.parametrize("loss", ["l1", "l2"])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_a_weight_leaves_only_the_error_where_it_is_1(sde: MeanRevertingSDE, loss: Loss) -> None:
+    """The logarithm is taken of what is left."""
     x0, mu = torch.rand(2, 2, 3, 4, 6)
     noise, t = torch.randn(2, 3, 4, 6), torch.tensor([30, 100])
     weight = torch.zeros(2, 3, 4, 6)
@@ -352,6 +370,10 @@ def test_a_weight_leaves_only_the_error_where_it_is_1(sde: MeanRevertingSDE, los
         network = lambda x_t, mu, t: x0 - mu + wrong  # noqa: E731
         return float(diffusion_loss(network, sde, Clean(), x0, mu, t, noise, loss=loss, weight=weight))
 
-    expected = 0.25 if loss == "l1" else 0.25**2
-    assert weighted(9, weight) == pytest.approx(expected * 2 / 6, rel=1e-5)
-    assert weighted(0.25, None) == pytest.approx(expected, rel=1e-5)
+    inside, everywhere = {
+        "l1": (0.25 / 3, 0.25),
+        "l2": (0.25**2 / 3, 0.25**2),
+        "psnr": (math.log10(0.25**2 / 3), math.log10(0.25**2)),
+    }[loss]
+    assert weighted(9, weight) == pytest.approx(inside, rel=1e-4)
+    assert weighted(0.25, None) == pytest.approx(everywhere, rel=1e-4)

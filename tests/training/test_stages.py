@@ -245,7 +245,7 @@ def test_an_infinite_gradient_is_dropped(pairs: Path, tmp_path: Path) -> None:
     assert all(bool(value.isfinite().all()) for value in weights(tmp_path).values())
 
 
-@pytest.mark.parametrize("loss", ["l1", "l2"])
+@pytest.mark.parametrize("loss", ["l1", "l2", "psnr"])
 def test_the_loss_is_the_recipes(
     pairs: Path, tmp_path: Path, loss: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Literal
 
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -11,8 +10,11 @@ from refusion.diffusion.prediction import Prediction
 from refusion.diffusion.sde import SDE, Batch
 
 Compare = Literal["output", "reverse-mean", "picture"]
-Loss = Literal["l1", "l2"]
+Loss = Literal["l1", "l2", "psnr"]
 Features = tuple[Tensor, ...]
+
+LEAST_SQUARED = 1e-6
+"""Mean squared error, that of 60 dB, far below which the "psnr" loss of a sample no longer falls."""
 
 
 def diffusion_loss(
@@ -29,7 +31,7 @@ def diffusion_loss(
     loss: Loss = "l1",
     weight: Tensor | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the mean error of denoising x_t at the times t = 1 ... T, absolute or squared.
+    """Return the mean error of denoising x_t at the times t = 1 ... T.
 
     Args:
         compare: "output" compares the network's output with its target. "reverse-mean" compares the
@@ -38,8 +40,10 @@ def diffusion_loss(
             "picture" compares the decoded estimate of x0 with the clean picture.
         decode: maps a state to a picture.
         picture: the clean picture; by default x0, where states are pictures.
-        loss: "l1" is least at the median of the possible clean pictures, "l2" at their mean. Where most
-            samples need almost no change, the median is no change at all.
+        loss: "l1", the absolute error, is least at the median of the possible clean pictures; "l2", the
+            squared error, at their mean. Where most samples need almost no change, the median is no change
+            at all. "psnr" is log10 of each sample's squared error, the PSNR in bels with the sign changed
+            (Chen et al. 2022, NAFNet): samples with large and with small errors count alike.
         weight: of the error at each position of what is compared, as 1 in holes and 0 elsewhere; by
             default 1. Its shape broadcasts.
     """
@@ -55,10 +59,12 @@ def diffusion_loss(
 
 
 def _mean_error(output: Tensor, target: Tensor, loss: Loss, weight: Tensor | None) -> Float[Tensor, ""]:
-    error = F.l1_loss if loss == "l1" else F.mse_loss
-    if weight is None:
-        return error(output, target)
-    return (weight * error(output, target, reduction="none")).mean()
+    error = (output - target).abs() if loss == "l1" else (output - target).square()
+    if weight is not None:
+        error = weight * error
+    if loss != "psnr":
+        return error.mean()
+    return (error.flatten(1).mean(1) + LEAST_SQUARED).log10().mean()
 
 
 def replacing_loss(

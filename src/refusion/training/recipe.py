@@ -140,7 +140,8 @@ class Training(Loop):
 
     Args:
         compare: what the loss compares, see `refusion.diffusion.objective`.
-        loss: "l1", the papers' absolute error, or "l2", squared.
+        loss: "l1", the papers' absolute error; "l2", squared; or "psnr", the logarithm of each sample's
+            squared error.
         p_terminal: probability that a sample is trained at t = T instead of a uniform t; the first
             step of sampling is always at t = T.
         trainable: the trained weights: "network", or "decoder", those of the codec's decoder; for the latter
