@@ -8,6 +8,7 @@ import { View, addGestures, addZoomButtons, placeIn } from "./view.js";
 
 const LARGEST_CANVAS = 2048; // pixels a side of what is shown; the mask itself is as large as the picture
 const KEY_SIZE = 1.2;
+const COLOUR = "#e6007e";
 
 const view = new View(place);
 
@@ -117,7 +118,7 @@ function redo() {
 }
 
 function redraw() {
-  drawStrokes(canvas().getContext("2d"), painting.strokes, painting.scale);
+  drawStrokes(canvas().getContext("2d"), painting.strokes, painting.scale, COLOUR);
   const empty = painting.strokes.length === 0 || painting.strokes.at(-1)?.kind === "clear";
   button("undo").disabled = painting.strokes.length === 0;
   button("redo").disabled = painting.undone.length === 0;

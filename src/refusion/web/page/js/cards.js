@@ -1,11 +1,26 @@
 /** The tasks, as cards to choose from. */
 
-import { byId, element, setText } from "./dom.js";
+import { byId, element } from "./dom.js";
 import { hasText, t } from "./i18n.js";
 import { pairViews } from "./items.js";
 import { changed, modelNamed, state } from "./state.js";
 
 /** @typedef {import("./state.js").Model} Model */
+
+/** The most usual first; models that are not named here come after these. */
+const ORDER = [
+  "shadow-removal",
+  "dehazing",
+  "low-light",
+  "real-denoising",
+  "deblurring",
+  "super-resolution",
+  "inpainting",
+  "deraining",
+  "bokeh",
+  "gaussian-denoising",
+  "stereo-super-resolution",
+];
 
 /** @returns {string} the name of a model for the reader. */
 export function modelTitle(/** @type {string} */ name) {
@@ -14,7 +29,9 @@ export function modelTitle(/** @type {string} */ name) {
 
 /** Make a card for each model, and tell of the chosen one. Called again after a change of language. */
 export function showCards() {
-  byId("cards").replaceChildren(...state.models.map(card));
+  const place = (/** @type {Model} */ model) => (ORDER.includes(model.name) ? ORDER.indexOf(model.name) : ORDER.length);
+  const models = [...state.models].sort((a, b) => place(a) - place(b));
+  byId("cards").replaceChildren(...models.map(card));
   showAbout();
 }
 
@@ -51,13 +68,6 @@ function showAbout() {
   const model = modelNamed();
   if (!model) return;
   const what = hasText(`model.${model.name}.what`) ? t(`model.${model.name}.what`) : model.summary;
-  const lines = [element("p", { className: "what" }, what)];
-  const { input_psnr: before, val_psnr: after } = model.metrics ?? {};
-  if (before && after) {
-    const numbers = { before: before.toFixed(1), after: after.toFixed(1) };
-    lines.push(element("p", { className: "hint" }, t("task.numbers", numbers)));
-  }
-  const terms = element("p", { className: "hint" });
-  setText(terms, t("task.terms", { terms: model.terms }));
-  byId("about-model").replaceChildren(...lines, terms);
+  const terms = element("p", { className: "hint" }, t("task.terms"), " ", element("span", { lang: "en" }, model.terms));
+  byId("about-model").replaceChildren(element("p", {}, what), terms);
 }

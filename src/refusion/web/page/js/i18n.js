@@ -50,7 +50,8 @@ export function hasText(/** @type {string} */ key) {
 export function duration(/** @type {number} */ seconds) {
   if (seconds < 90) return t("time.seconds", { count: Math.max(1, Math.round(seconds)) });
   if (seconds < 5400) return t("time.minutes", { count: Math.round(seconds / 60) });
-  return t("time.hours", { count: Math.round(seconds / 3600) });
+  if (seconds < 172800) return t("time.hours", { count: Math.round(seconds / 3600) });
+  return t("time.days", { count: Math.round(seconds / 86400) });
 }
 
 /** Fill in the texts of all elements under root that name a key in data-text, data-label or data-placeholder. */

@@ -83,7 +83,7 @@ async function lookAgain(/** @type {Item} */ item) {
 function newItem(/** @type {File} */ file) {
   added += 1;
   const nothing = { right: null, mask: null, guide: null, strokes: [], thumbnail: null, size: null, looked: false };
-  return { key: `item-${added}`, file, ...nothing, status: "ready", progress: 0, error: null, source: null, stop: null };
+  return { key: `item-${added}`, file, ...nothing, status: "ready", progress: 0, error: null, source: null, batch: null, stop: null };
 }
 
 /** Find the size of a picture and draw it small, if the browser can show it. */

@@ -12,7 +12,7 @@ import { fillLenses, readOptions, showOptions } from "./options.js";
 import { pickPart } from "./pick.js";
 import { forgetRows, showRows } from "./rows.js";
 import { sendAll, sendOne, stopSending } from "./send.js";
-import { changed, isOpen, state, subscribe } from "./state.js";
+import { changed, isOpen, pictureOf, state, subscribe } from "./state.js";
 import { strokeOf } from "./strokes.js";
 import { openViewer, refreshViewer, startViewer } from "./viewer.js";
 import { startWalk } from "./walk.js";
@@ -71,6 +71,7 @@ function wireButtons() {
   byId("task").addEventListener("submit", (event) => {
     event.preventDefault();
     sendItems(sendable());
+    byId("pictures").scrollIntoView({ block: "nearest" });
   });
   byId("cancel-all").addEventListener("click", () => {
     state.items.filter(({ status }) => status === "sending" || status === "held").forEach(stopSending);
@@ -151,10 +152,10 @@ async function quickLook(/** @type {Item} */ item) {
 
 /** Restore all of the picture of which a job shows a part. */
 async function whole(/** @type {Job} */ job) {
-  const { crop, batch, ...options } = job.options;
+  const { crop, ...options } = job.options;
   let made = null;
-  await attempt(async () => (made = await api.again(job.id, options)));
-  const item = state.items.find((one) => one.source === (job.source ?? job.id));
+  await attempt(async () => (made = await api.again(job.id, { ...options, batch: pictureOf(job) })));
+  const item = state.items.find((one) => one.batch === pictureOf(job));
   if (made && item) removeItem(item);
   return made?.id ?? null;
 }
@@ -170,7 +171,7 @@ async function paint(/** @type {Item} */ item) {
 async function paintAgain(/** @type {Job} */ job) {
   const painted = await paintMask(api.address(job.id, "input"), []);
   if (!painted) return null;
-  const { batch, ...options } = job.options;
+  const options = { ...job.options, batch: pictureOf(job) };
   let made = null;
   await attempt(async () => (made = await api.again(job.id, options, { mask: painted.mask })));
   return made?.id ?? null;
@@ -200,8 +201,8 @@ function show() {
   for (const button of document.querySelectorAll("[data-language]")) {
     button.setAttribute("aria-pressed", String(button.dataset.language === currentLanguage()));
   }
-  const hours = Math.max(1, Math.round(state.service.keep_seconds / 3600));
-  setText(byId("privacy"), `${t("privacy", { count: hours })} ${t("version", { version: state.service.version })}`);
+  const { keep_seconds: kept, version } = state.service;
+  setText(byId("privacy"), `${t("privacy", { time: duration(kept) })} ${t("version", { version })}`);
 }
 
 function showGo() {
@@ -229,6 +230,7 @@ function showSummary() {
   byId("cancel-all").hidden = !busy;
   byId("download-all").hidden = done.length < 2;
   byId("download-all").href = api.archive(done.map((job) => job.id));
+  document.body.classList.toggle("filled", state.jobs.size + state.items.length > 0);
   byId("remove-all").hidden = state.jobs.size + state.items.length === 0;
   document.title = busy ? `(${done.length}/${count}) refusion` : "refusion";
 }

@@ -101,27 +101,28 @@ class Row {
   }
 
   button(/** @type {Action} */ action, /** @type {number} */ place, /** @type {string} */ name) {
+    const icon = action.style === "icon";
     const shared = {
       className: `button ${action.style ?? ""}`,
       label: t("row.of", { action: action.text, name }),
-      title: action.hint ?? "",
+      title: action.hint ?? (icon ? action.text : ""),
     };
     if (action.href) return element("a", { ...shared, href: action.href, download: "" }, action.text);
-    return element("button", { ...shared, type: "button", on: { click: () => this.runs[place]?.() } }, action.text);
+    const text = icon ? "×" : action.text;
+    return element("button", { ...shared, type: "button", on: { click: () => this.runs[place]?.() } }, text);
   }
 }
 
 /** @returns {RowView} */
 function itemView(/** @type {Item} */ item, /** @type {Actions} */ actions) {
   const busy = item.status === "sending" || item.status === "held";
+  const lack = missing(item);
   const states = {
     sending: t("row.sending", { percent: Math.round(100 * item.progress) }),
     held: t("row.held"),
     failed: t("row.failed"),
-    ready: t("row.ready"),
+    ready: lack ? t(`slot.${lack}.missing`) : t("row.ready"),
   };
-  const lack = missing(item);
-  const notes = [lack ? t(`slot.${lack}.missing`) : "", item.looked && !item.size ? t("row.unseen") : ""];
   return {
     name: item.right ? `${item.file.name} + ${item.right.name}` : item.file.name,
     kind: item.status,
@@ -131,7 +132,7 @@ function itemView(/** @type {Item} */ item, /** @type {Actions} */ actions) {
     open: null,
     progress: busy ? item.progress : null,
     error: item.error ?? "",
-    notes: notes.filter(Boolean),
+    notes: item.looked && !item.size ? [t("row.unseen")] : [],
     actions: busy ? [{ text: t("row.cancel"), run: () => actions.stop(item) }] : itemActions(item, actions, lack),
   };
 }
@@ -144,7 +145,7 @@ function itemActions(/** @type {Item} */ item, /** @type {Actions} */ actions, /
     all.push({ text: t("row.quick-look"), run: () => actions.quickLook(item), hint });
   }
   if (item.status === "failed" && !lack) all.push({ text: t("row.retry"), run: () => actions.resend(item) });
-  all.push({ text: t("row.remove"), run: () => actions.removeItem(item), style: "quiet" });
+  all.push({ text: t("row.remove"), run: () => actions.removeItem(item), style: "icon" });
   return all;
 }
 
@@ -206,7 +207,7 @@ function jobPicture(/** @type {Job} */ job) {
 /** @returns {Action[]} */
 function jobActions(/** @type {Job} */ job, /** @type {Actions} */ actions) {
   if (isOpen(job)) return [{ text: t("row.cancel"), run: () => actions.cancel(job) }];
-  const remove = { text: t("row.remove"), run: () => actions.removeJob(job), style: "quiet" };
+  const remove = { text: t("row.remove"), run: () => actions.removeJob(job), style: "icon" };
   if (!job.has.result) return [{ text: t("row.retry"), run: () => actions.retry(job) }, remove];
   const all = [
     { text: t("row.look"), run: () => actions.open(job) },

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { inWords } from "./errors.js";
 import { removeItem } from "./items.js";
-import { changed, modelNamed, state } from "./state.js";
+import { changed, modelNamed, newBatch, state } from "./state.js";
 
 /** @typedef {import("./state.js").Item} Item */
 /** @typedef {import("./state.js").Job} Job */
@@ -13,13 +13,15 @@ const AT_ONCE = 2;
 
 /** Send these pictures with these options; each leaves the list of items when it has become a job. */
 export async function sendAll(/** @type {Item[]} */ items, /** @type {Options} */ options) {
-  const batch = newBatch();
+  const batchOf = newBatch();
   const waiting = [...items];
-  for (const item of waiting) Object.assign(item, { status: "held", progress: 0, error: null });
+  waiting.forEach((item, place) => {
+    Object.assign(item, { status: "held", progress: 0, error: null, batch: item.batch ?? batchOf(place) });
+  });
   changed();
   const worker = async () => {
     for (let item = waiting.shift(); item; item = waiting.shift()) {
-      if (item.status === "held" && (await sendOne(item, { ...options, batch }))) removeItem(item);
+      if (item.status === "held" && (await sendOne(item, options))) removeItem(item);
     }
   };
   await Promise.all(Array.from({ length: AT_ONCE }, worker));
@@ -38,14 +40,14 @@ export function stopSending(/** @type {Item} */ item) {
  * @returns {Promise<Job | null>} null if it failed, which the item then tells, or was taken back
  */
 export async function sendOne(/** @type {Item} */ item, /** @type {Options} */ options) {
-  Object.assign(item, { status: "sending", progress: 0, error: null });
+  Object.assign(item, { status: "sending", progress: 0, error: null, batch: item.batch ?? newBatch()(0) });
   changed();
   for (;;) {
     if (!state.items.includes(item) || item.status === "ready") return null; // taken back meanwhile
     try {
-      const job = await posted(item, options);
+      const job = await posted(item, { ...options, batch: item.batch });
       if (!state.jobs.has(job.id)) state.jobs.set(job.id, job);
-      item.source = job.source ?? job.id;
+      item.source = job.id;
       Object.assign(item, { status: "ready", stop: null });
       changed();
       return job;
@@ -87,8 +89,4 @@ async function mayTryAgain(/** @type {Item} */ item, /** @type {any} */ error) {
   Object.assign(item, { status: stopped ? "ready" : "failed", error: stopped ? null : inWords(error), stop: null });
   changed();
   return false;
-}
-
-function newBatch() {
-  return Date.now().toString(36) + Math.random().toString(36).slice(2, 8);
 }

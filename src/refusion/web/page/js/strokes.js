@@ -9,22 +9,32 @@
 
 const THRESHOLD = 128;
 
-/** Draw strokes on a canvas that shows the picture at this scale; `from` skips what is drawn already. */
+/** Draw strokes in one colour on a canvas that shows the picture at this scale. */
 export function drawStrokes(
   /** @type {CanvasRenderingContext2D} */ context,
   /** @type {Stroke[]} */ strokes,
   /** @type {number} */ scale,
+  /** @type {string} */ colour,
 ) {
   const { width, height } = context.canvas;
+  context.fillStyle = context.strokeStyle = colour;
   context.clearRect(0, 0, width, height);
   for (const stroke of strokes) {
     if (stroke.kind === "clear") context.clearRect(0, 0, width, height);
-    else if (stroke.kind === "image") context.drawImage(stroke.image, 0, 0, width, height);
+    else if (stroke.kind === "image") drawLayer(context, stroke);
     else drawLine(context, stroke, scale);
   }
 }
 
-/** Draw one line, or the part of it from a point on. */
+function drawLayer(/** @type {CanvasRenderingContext2D} */ context, /** @type {Layer} */ layer) {
+  const { width, height } = context.canvas;
+  context.drawImage(layer.image, 0, 0, width, height);
+  context.globalCompositeOperation = "source-atop";
+  context.fillRect(0, 0, width, height);
+  context.globalCompositeOperation = "source-over";
+}
+
+/** Draw one line in the colour of the context, or the part of it from a point on. */
 export function drawLine(
   /** @type {CanvasRenderingContext2D} */ context,
   /** @type {Line} */ line,
@@ -32,7 +42,6 @@ export function drawLine(
   from = 0,
 ) {
   context.globalCompositeOperation = line.erase ? "destination-out" : "source-over";
-  context.strokeStyle = "#fff";
   context.lineWidth = 2 * line.radius * scale;
   context.lineCap = context.lineJoin = "round";
   context.beginPath();
@@ -52,8 +61,9 @@ export async function maskFile(/** @type {Stroke[]} */ strokes, /** @type {numbe
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = size;
   const context = canvas.getContext("2d");
-  drawStrokes(context, strokes, 1);
+  drawStrokes(context, strokes, 1, "#fff");
   context.globalCompositeOperation = "destination-over";
+  context.fillStyle = "#000";
   context.fillRect(0, 0, canvas.width, canvas.height);
   const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
   return blob && new File([blob], "mask.png", { type: "image/png" });

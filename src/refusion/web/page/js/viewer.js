@@ -5,7 +5,7 @@ import { modelTitle } from "./cards.js";
 import { byId, element, openDialog, setSource, setText } from "./dom.js";
 import { inWords } from "./errors.js";
 import { t } from "./i18n.js";
-import { modelNamed, state, versionsOf } from "./state.js";
+import { modelNamed, pictureOf, state, versionsOf } from "./state.js";
 import { View, addGestures, addZoomButtons, placeIn } from "./view.js";
 import { hideWalk, showWalk } from "./walk.js";
 
@@ -16,6 +16,9 @@ const KEY_SPLIT = 0.02;
 
 /** What is shown: ids of jobs, or BEFORE; `followed` is the job that "try other settings" started. */
 const shown = { job: "", left: BEFORE, right: "", mode: "slider", split: 0.5, /** @type {string | null} */ followed: null };
+
+/** @type {string | null} the address of the step of the walk that is looked at */
+let walked = null;
 
 const view = new View(place);
 
@@ -105,36 +108,34 @@ function showChoices(/** @type {Job} */ job) {
 }
 
 function versionName(/** @type {Job} */ job) {
-  const parts = [t("viewer.version", { model: modelTitle(job.options.model), count: job.steps })];
+  const parts = [t("viewer.version", { model: modelTitle(job.options.model), count: stepsOf(job) })];
   if (job.options.seed) parts.push(t("viewer.version.seed", { seed: job.options.seed }));
   if (job.options.samples > 1) parts.push(t("viewer.version.samples", { samples: job.options.samples }));
   return parts.join(", ");
 }
 
+/** @returns {number} the steps of each of a job's samples. */
+function stepsOf(/** @type {Job} */ job) {
+  return job.options.steps ?? modelNamed(job.options.model)?.sampling.steps ?? job.steps;
+}
+
 function showSide(/** @type {string} */ side) {
-  const pane = pane_(side);
+  const pane = paneOf(side);
   const chosen = shown[side];
   const before = chosen === BEFORE;
   const plain = before ? api.address(current().id, "input") : api.address(chosen, "output");
-  setSource(pane.querySelector("img"), (side === "right" && !before && walkAddress()) || plain);
+  setSource(pane.querySelector("img"), (side === "right" && !before && walked) || plain);
   const tag = before ? t("viewer.before") : shown.left === BEFORE ? t("viewer.after") : byId(`viewer-${side}`).selectedOptions[0]?.text;
   setText(pane.querySelector(".tag"), tag ?? "");
   pane.setAttribute("aria-label", tag ?? "");
 }
 
-/** @type {string | null} the address of a step of the walk that is looked at */
-let walked = null;
-
-function walkAddress() {
-  return walked;
-}
-
 function showTools(/** @type {Job} */ job) {
   const right = state.jobs.get(shown.right);
   byId("doubt").hidden = !right?.has.uncertainty;
-  const doubt = pane_("right").querySelector(".doubt");
+  const doubt = paneOf("right").querySelector(".doubt");
   doubt.hidden = byId("doubt").hidden || !byId("doubt").querySelector("input").checked;
-  if (!doubt.hidden) setSource(doubt, api.address(right.id, "uncertainty"));
+  if (!doubt.hidden) doubt.style.maskImage = `url("${api.address(right.id, "uncertainty")}")`;
   showWalk(right ?? null, (address) => {
     walked = address;
     showSide("right");
@@ -146,19 +147,19 @@ function showTools(/** @type {Job} */ job) {
 
 // Place and gestures
 
-function pane_(/** @type {string} */ side) {
+function paneOf(/** @type {string} */ side) {
   return byId("panes").querySelector(`.${side}`);
 }
 
 function measure() {
-  const pane = pane_("right");
+  const pane = paneOf("right");
   view.setRoom(pane.clientWidth, pane.clientHeight);
   place();
 }
 
 function place() {
   const panes = byId("panes");
-  for (const image of panes.querySelectorAll("img")) view.place(image);
+  for (const layer of panes.querySelectorAll("img, .doubt")) view.place(layer);
   panes.style.setProperty("--split", `${100 * shown.split}%`);
   const percent = Math.round(100 * shown.split);
   byId("split").setAttribute("aria-valuenow", String(percent));
@@ -274,6 +275,7 @@ async function restoreAgain(/** @type {SubmitEvent} */ event) {
   const numbers = ["steps", "seed", "samples"].filter((name) => form[name].value !== "");
   const options = {
     model: form.model.value,
+    batch: pictureOf(job),
     ...Object.fromEntries(numbers.map((name) => [name, form[name].valueAsNumber])),
     ...(form.trajectory.checked && { trajectory: true }),
     ...(crop && { crop }),
