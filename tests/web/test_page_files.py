@@ -20,7 +20,8 @@ def test_both_languages_have_the_same_texts_with_the_same_values() -> None:
     assert list(TEXTS["en"]) == list(TEXTS["ko"])
     for key, text in TEXTS["en"].items():
         other = TEXTS["ko"][key]
-        assert text.strip() and other.strip(), key
+        assert text.strip(), key
+        assert other.strip(), key
         if not key.endswith(".one"):
             assert set(re.findall(r"{\w+}", text)) == set(re.findall(r"{\w+}", other)), key
 

@@ -124,6 +124,7 @@ function redraw() {
   button("redo").disabled = painting.undone.length === 0;
   button("clear").disabled = empty;
   button("done").disabled = empty;
+  if (!byId("brush").contains(document.activeElement)) stage().focus(); // a disabled button loses the keyboard
 }
 
 function setTool(/** @type {boolean} */ erase) {

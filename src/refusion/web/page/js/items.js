@@ -17,6 +17,7 @@ export async function addItems(/** @type {File[]} */ files) {
   pairViews();
   changed();
   for (const item of items) {
+    if (item.looked || !state.items.includes(item)) continue; // joined to another, or removed
     await look(item);
     changed();
   }
@@ -24,7 +25,7 @@ export async function addItems(/** @type {File[]} */ files) {
 
 /** Take a picture off the list. */
 export function removeItem(/** @type {Item} */ item) {
-  if (item.thumbnail) URL.revokeObjectURL(item.thumbnail);
+  forgetThumbnails(item);
   state.items = state.items.filter((other) => other !== item);
   changed();
 }
@@ -53,7 +54,9 @@ export function pairViews() {
     const right = waiting.find((item) => wanted.includes(item.file.name.toLowerCase()) && !item.right);
     if (!right || right === left) continue;
     left.right = right.file;
+    left.source = null;
     removeItem(right);
+    lookAgain(left);
   }
 }
 
@@ -61,6 +64,7 @@ function takeApart(/** @type {Item} */ item) {
   const right = newItem(item.right);
   state.items.splice(state.items.indexOf(item) + 1, 0, right);
   Object.assign(item, { right: null, source: null });
+  lookAgain(item);
   lookAgain(right);
 }
 
@@ -72,30 +76,57 @@ export async function swapViews(/** @type {Item} */ item) {
   await lookAgain(item);
 }
 
-async function lookAgain(/** @type {Item} */ item) {
-  if (item.thumbnail) URL.revokeObjectURL(item.thumbnail);
-  Object.assign(item, { thumbnail: null, size: null, looked: false });
+/** Find size and thumbnails anew, after a file was exchanged. */
+export async function lookAgain(/** @type {Item} */ item) {
+  forgetThumbnails(item);
+  Object.assign(item, { size: null, looked: false });
   await look(item);
   changed();
+}
+
+function forgetThumbnails(/** @type {Item} */ item) {
+  for (const address of [item.thumbnail, item.rightThumbnail]) if (address) URL.revokeObjectURL(address);
+  Object.assign(item, { thumbnail: null, rightThumbnail: null });
 }
 
 /** @returns {Item} */
 function newItem(/** @type {File} */ file) {
   added += 1;
-  const nothing = { right: null, mask: null, guide: null, strokes: [], thumbnail: null, size: null, looked: false };
-  return { key: `item-${added}`, file, ...nothing, status: "ready", progress: 0, error: null, source: null, batch: null, stop: null };
+  return {
+    key: `item-${added}`,
+    file,
+    right: null,
+    mask: null,
+    guide: null,
+    strokes: [],
+    thumbnail: null,
+    rightThumbnail: null,
+    size: null,
+    looked: false,
+    status: "ready",
+    progress: 0,
+    error: null,
+    source: null,
+    batch: null,
+    stop: null,
+  };
 }
 
-/** Find the size of a picture and draw it small, if the browser can show it. */
+/** Find the size of a picture and draw it small, and the right view with it, if the browser can show them. */
 async function look(/** @type {Item} */ item) {
+  const { thumbnail, size } = await lookAt(item.file);
+  Object.assign(item, { thumbnail, size, looked: true });
+  if (item.right) item.rightThumbnail = (await lookAt(item.right)).thumbnail;
+}
+
+async function lookAt(/** @type {File} */ file) {
   let bitmap;
   try {
-    bitmap = await createImageBitmap(item.file);
+    bitmap = await createImageBitmap(file);
   } catch {
-    item.looked = true;
-    return; // a raw file, or another that only the service can read
+    return { thumbnail: null, size: null }; // a raw file, or another that only the service can read
   }
-  item.size = [bitmap.width, bitmap.height];
+  const size = [bitmap.width, bitmap.height];
   const scale = Math.min(1, THUMBNAIL / Math.min(bitmap.width, bitmap.height));
   const canvas = document.createElement("canvas");
   canvas.width = Math.max(1, Math.round(bitmap.width * scale));
@@ -103,8 +134,7 @@ async function look(/** @type {Item} */ item) {
   canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   bitmap.close();
   const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.85));
-  if (blob) item.thumbnail = URL.createObjectURL(blob);
-  item.looked = true;
+  return { thumbnail: blob && URL.createObjectURL(blob), size };
 }
 
 /** Return the names that the right view of this left one may have, in lower case. */

@@ -7,7 +7,7 @@ import { announce, byId, element, setText } from "./dom.js";
 import { inWords } from "./errors.js";
 import { currentLanguage, duration, preferredLanguage, t, useLanguage } from "./i18n.js";
 import { startIntake } from "./intake.js";
-import { missing, removeItem, swapViews } from "./items.js";
+import { lookAgain, missing, removeItem, swapViews } from "./items.js";
 import { fillLenses, readOptions, showOptions } from "./options.js";
 import { pickPart } from "./pick.js";
 import { forgetRows, showRows } from "./rows.js";
@@ -19,6 +19,8 @@ import { startWalk } from "./walk.js";
 
 /** @typedef {import("./state.js").Item} Item */
 /** @typedef {import("./state.js").Job} Job */
+
+const RETRY_MS = 5000;
 
 /** The quick look that is waited for: it opens by itself when it is done. */
 let awaited = "";
@@ -54,17 +56,26 @@ async function start() {
   startWalk();
   startViewer({ whole, paintAgain });
   wireButtons();
-  try {
-    [state.models, state.service] = await Promise.all([api.models(), api.service()]);
-  } catch (error) {
-    showOffline(inWords(error));
-    return;
-  }
+  await learnModels();
+  byId("starting").hidden = true;
   state.model = state.service.models_default ?? state.models[0]?.name ?? "";
   fillLenses();
   showCards();
   subscribe(show);
   api.listen({ jobs: takeAll, job: take, deleted: forget, connected: (is) => showOffline(is ? "" : t("offline")) });
+}
+
+/** Ask for the models until there is an answer. */
+async function learnModels() {
+  while (state.service === null) {
+    try {
+      [state.models, state.service] = await Promise.all([api.models(), api.service()]);
+      showOffline("");
+    } catch (error) {
+      showOffline(inWords(error));
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+    }
+  }
 }
 
 function wireButtons() {
@@ -184,6 +195,7 @@ function chooseBeside(/** @type {Item} */ item, /** @type {"mask" | "guide" | "r
     const file = input.files[0];
     if (!file) return;
     item[place] = file;
+    if (place === "right") await lookAgain(item);
     if (place === "mask") item.strokes = [await strokeOf(file)].filter((stroke) => stroke !== null);
     changed();
   });

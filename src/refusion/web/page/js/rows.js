@@ -48,16 +48,22 @@ export function forgetRows() {
  * What a row shows.
  *
  * @typedef {{text: string, run?: () => void, href?: string, style?: string, hint?: string}} Action
- * @typedef {{name: string, kind: string, what: string, state: string, picture: string | null, open: (() => void) | null,
+ * @typedef {{name: string, kind: string, what: string, state: string, pictures: (string | null)[], open: (() => void) | null,
  *   progress: number | null, error: string, notes: string[], actions: Action[]}} RowView
  */
+
+function newThumbnail() {
+  const image = element("img", { alt: "", loading: "lazy" });
+  image.addEventListener("error", () => setSource(image, null));
+  return image;
+}
 
 /** One row's elements. They stay while their job changes, so that focus stays where it is. */
 class Row {
   constructor() {
-    this.image = element("img", { alt: "", loading: "lazy" });
-    this.image.addEventListener("error", () => setSource(this.image, null));
-    this.thumb = element("button", { type: "button", className: "thumb", on: { click: () => this.open?.() } }, this.image);
+    this.images = [newThumbnail(), newThumbnail()];
+    this.thumb = element("button", { type: "button", className: "thumb", on: { click: () => this.open?.() } });
+    this.thumb.append(...this.images);
     this.name = element("p", { className: "name" });
     this.what = element("p", { className: "hint" });
     this.state = element("p", { className: "state" });
@@ -76,7 +82,7 @@ class Row {
     this.open = view.open;
     this.thumb.disabled = !view.open;
     this.thumb.setAttribute("aria-label", t("row.open", { name: view.name }));
-    setSource(this.image, view.picture);
+    view.pictures.forEach((address, place) => setSource(this.images[place], address));
     setText(this.name, view.name);
     this.name.title = view.name;
     setText(this.what, view.what);
@@ -128,7 +134,7 @@ function itemView(/** @type {Item} */ item, /** @type {Actions} */ actions) {
     kind: item.status,
     what: item.size ? `${item.size[0]} × ${item.size[1]}` : "",
     state: states[item.status],
-    picture: item.thumbnail,
+    pictures: [item.thumbnail, item.rightThumbnail],
     open: null,
     progress: busy ? item.progress : null,
     error: item.error ?? "",
@@ -180,7 +186,7 @@ function jobView(/** @type {Job} */ job, /** @type {Actions} */ actions) {
     kind: job.state,
     what: what.join(" · "),
     state: jobState(job),
-    picture: jobPicture(job),
+    pictures: [jobPicture(job), twoViews(job) ? jobPicture(job, { view: "right" }) : null],
     open: job.has.result ? () => actions.open(job) : null,
     progress: isOpen(job) ? (running ? (job.steps && job.step ? job.step / job.steps : -1) : 0) : null,
     error: job.error ?? "",
@@ -198,10 +204,14 @@ function jobState(/** @type {Job} */ job) {
   return [step, left].filter(Boolean).join(" · ");
 }
 
-function jobPicture(/** @type {Job} */ job) {
-  if (job.has.result) return api.address(job.id, "output", { side: THUMBNAIL });
-  if (job.state === "running" && job.previews) return api.address(job.id, "preview", { version: job.previews });
-  return job.has.input ? api.address(job.id, "input", { side: THUMBNAIL }) : null;
+function twoViews(/** @type {Job} */ job) {
+  return modelNamed(job.options.model)?.takes.views === 2;
+}
+
+function jobPicture(/** @type {Job} */ job, /** @type {{view?: string}} */ view = {}) {
+  if (job.has.result) return api.address(job.id, "output", { side: THUMBNAIL, ...view });
+  if (!view.view && job.state === "running" && job.previews) return api.address(job.id, "preview", { version: job.previews });
+  return job.has.input ? api.address(job.id, "input", { side: THUMBNAIL, ...view }) : null;
 }
 
 /** @returns {Action[]} */
@@ -213,7 +223,7 @@ function jobActions(/** @type {Job} */ job, /** @type {Actions} */ actions) {
     { text: t("row.look"), run: () => actions.open(job) },
     { text: t("row.download"), href: api.address(job.id, "result"), style: "primary" },
   ];
-  if (modelNamed(job.options.model)?.takes.views === 2) {
+  if (twoViews(job)) {
     all.push({ text: t("row.download.right"), href: api.address(job.id, "result", { view: "right" }) });
   }
   if (job.options.crop) all.push({ text: t("row.whole"), run: () => actions.whole(job) });

@@ -1,4 +1,4 @@
-/** Send pictures, two at a time; when the service has no room, wait and try again. */
+/** Send pictures, one after the other; when the service has no room, wait and try again. */
 
 import * as api from "./api.js";
 import { inWords } from "./errors.js";
@@ -9,22 +9,16 @@ import { changed, modelNamed, newBatch, state } from "./state.js";
 /** @typedef {import("./state.js").Job} Job */
 /** @typedef {import("./state.js").Options} Options */
 
-const AT_ONCE = 2;
-
 /** Send these pictures with these options; each leaves the list of items when it has become a job. */
 export async function sendAll(/** @type {Item[]} */ items, /** @type {Options} */ options) {
   const batchOf = newBatch();
-  const waiting = [...items];
-  waiting.forEach((item, place) => {
+  items.forEach((item, place) => {
     Object.assign(item, { status: "held", progress: 0, error: null, batch: item.batch ?? batchOf(place) });
   });
   changed();
-  const worker = async () => {
-    for (let item = waiting.shift(); item; item = waiting.shift()) {
-      if (item.status === "held" && (await sendOne(item, options))) removeItem(item);
-    }
-  };
-  await Promise.all(Array.from({ length: AT_ONCE }, worker));
+  for (const item of items) {
+    if (item.status === "held" && (await sendOne(item, options))) removeItem(item);
+  }
 }
 
 /** Take a picture back that is being sent, or waits for it. */

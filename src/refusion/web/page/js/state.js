@@ -14,7 +14,7 @@
  *   sampling: {steps: number}, metrics: Record<string, number>,
  *   example: {before: string, after: string} | null}} Model
  * @typedef {{key: string, file: File, right: File | null, mask: File | null, guide: File | null, strokes: any[],
- *   thumbnail: string | null, size: number[] | null, looked: boolean, status: string, progress: number, error: string | null,
+ *   thumbnail: string | null, rightThumbnail: string | null, size: number[] | null, looked: boolean, status: string, progress: number, error: string | null,
  *   source: string | null, batch: string | null, stop: (() => void) | null}} Item
  */
 

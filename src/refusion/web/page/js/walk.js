@@ -33,6 +33,7 @@ export function hideWalk() {
 
 /** Wire the scrubber. */
 export function startWalk() {
+  name();
   range().addEventListener("input", () => {
     stop();
     tell();
