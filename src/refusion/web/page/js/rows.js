@@ -5,7 +5,7 @@ import { modelTitle } from "./cards.js";
 import { byId, element, setSource, setText } from "./dom.js";
 import { duration, t } from "./i18n.js";
 import { missing } from "./items.js";
-import { isOpen, modelNamed, orderedJobs, state } from "./state.js";
+import { isOpen, jobsAhead, modelNamed, orderedJobs, state } from "./state.js";
 
 /** @typedef {import("./state.js").Item} Item */
 /** @typedef {import("./state.js").Job} Job */
@@ -196,7 +196,10 @@ function jobView(/** @type {Job} */ job, /** @type {Actions} */ actions) {
 }
 
 function jobState(/** @type {Job} */ job) {
-  if (job.state === "waiting") return job.position ? t("row.waiting", { count: job.position }) : t("row.waiting");
+  if (job.state === "waiting") {
+    const count = jobsAhead(job);
+    return count ? t("row.waiting", { count }) : t("row.waiting");
+  }
   if (job.state === "done") return t("row.done", { time: duration(job.seconds) });
   if (job.state !== "running") return t(`row.${job.state}`);
   const step = job.step ? t("row.running", { step: job.step, steps: job.steps }) : t("row.starting");

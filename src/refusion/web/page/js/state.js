@@ -93,6 +93,46 @@ export function versionsOf(/** @type {Job} */ job) {
     .sort((a, b) => a.created - b.created);
 }
 
+/** @type {Map<string, number>} for each waiting job, when it began to wait, as a count */
+const queued = new Map();
+let count = 0;
+
+/** Take over the list of the service. */
+export function putJobs(/** @type {Job[]} */ jobs) {
+  state.jobs.clear();
+  queued.clear();
+  const waiting = jobs.filter((job) => job.state === "waiting").sort((a, b) => a.position - b.position);
+  [...jobs.filter((job) => job.state !== "waiting"), ...waiting].forEach(putJob);
+}
+
+/** Take over what the service tells of one job. A job that begins to wait does so behind all others. */
+export function putJob(/** @type {Job} */ job) {
+  state.jobs.set(job.id, job);
+  if (job.state !== "waiting") queued.delete(job.id);
+  else if (!queued.has(job.id)) queued.set(job.id, ++count);
+}
+
+/** @returns {number} how many jobs come before this waiting one; the service tells it only when a job changes. */
+export function jobsAhead(/** @type {Job} */ job) {
+  const open = [...state.jobs.values()].filter(isOpen);
+  const place = (/** @type {Job} */ one) => (one.state === "running" ? 0 : queued.get(one.id));
+  return open.filter((other) => place(other) < place(job)).length;
+}
+
+/**
+ * Return the seconds until all open jobs are done: of each as the service estimates, or else as long as those took
+ * that were done with the same settings. 0 if there is nothing to go by.
+ */
+export function secondsLeft() {
+  const jobs = [...state.jobs.values()];
+  const settings = (/** @type {Job} */ job) => JSON.stringify([job.options.model, job.steps, Boolean(job.options.crop)]);
+  const usual = (/** @type {Job} */ job) => {
+    const alike = jobs.filter((other) => other.has.result && settings(other) === settings(job));
+    return alike.reduce((sum, other) => sum + other.seconds, 0) / Math.max(1, alike.length);
+  };
+  return jobs.filter(isOpen).reduce((sum, job) => sum + (job.seconds_left ?? usual(job)), 0);
+}
+
 /** @returns {boolean} whether a job is still to end. */
 export function isOpen(/** @type {Job} */ job) {
   return job.state === "waiting" || job.state === "running";

@@ -61,7 +61,7 @@ export function openViewer(/** @type {Job} */ job) {
   measure();
   view.setPicture(1, 1); // so that the next picture is fitted, even if it is of the same size as the last
   show();
-  byId("split").focus();
+  (shown.mode === "slider" ? byId("split") : paneOf("left")).focus();
 }
 
 /** Bring the open viewer up to date with the jobs. */
