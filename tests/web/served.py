@@ -13,16 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import torch
 import uvicorn
 
+from refusion.models.checkpoint import save
+from refusion.models.spec import Card
+from refusion.training.recipe import parse
 from refusion.web.app import add_page, create_app
 from refusion.web.process import Words
 from refusion.web.security import Access
 from refusion.web.service import Service, Settings
 from refusion.web.store import Store
+from tiny import SMALLEST
 
 ACTOR = Words([sys.executable, str(Path(__file__).with_name("actor.py"))], {})
-SOON = 20.0
+SOON = 60.0
 """Seconds within which everything happens that tests wait for."""
 
 
@@ -116,3 +121,28 @@ def serving(
         server.should_exit = True
         thread.join()
         listening.close()
+
+
+def save_models(folder: Path) -> Path:
+    """Write a small model of each kind, which changes every picture."""
+    network = SMALLEST["model"]["network"]
+    kinds: dict[str, dict[str, Any]] = {
+        "tiny": {},
+        "denoising": {
+            "process": {"kind": "denoising", "noise_level": "70/255"},
+            "network": {**network, "conditional": False},
+        },
+        "bokeh": {"network": {**network, "conditions": 3}},
+        "stereo": {"network": {**network, "stereo": True}, "enlarge": {"factor": 2}},
+        "guided": {"network": {**network, "guides": 1}},
+        "filling": {"network": {**network, "guides": 1}, "fill": "harmonic"},
+    }
+    for name, values in kinds.items():
+        recipe = parse({**SMALLEST, "model": {**SMALLEST["model"], "sampling": {"steps": 2}, **values}}, name)
+        restorer = recipe.model.build()
+        torch.manual_seed(2)
+        for parameter in restorer.network.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        card = Card(task="test", summary="For tests.", terms="None.", metrics={"psnr": 30.25})
+        save(folder / f"{name}.safetensors", restorer, recipe.model, card, recipe.provenance())
+    return folder
