@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import mimetypes
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
@@ -87,6 +88,7 @@ def create_app(make_service: Callable[[], Service], access: Access) -> FastAPI:
 
 def add_page(app: FastAPI, folder: Path) -> None:
     """Serve the page at / and the files of its folder at /static."""
+    mimetypes.add_type("text/javascript", ".js")  # some systems say that it is text
 
     @app.get("/", include_in_schema=False)
     async def index() -> FileResponse:
