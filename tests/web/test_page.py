@@ -180,6 +180,17 @@ def restore(page: Page, *paths: Path) -> None:
     expect(page.locator(".row[data-kind=done]")).to_have_count(len(paths), timeout=SOON)
 
 
+def pinch(page: Page, selector: str) -> None:
+    """Draw two fingers apart on an element."""
+    box = page.locator(selector).bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    fingers = page.context.new_cdp_session(page)
+    for kind, apart in (("touchStart", 40), ("touchMove", 60), ("touchMove", 120), ("touchEnd", 0)):
+        points = [{"x": x + side * apart, "y": y, "id": i} for i, side in enumerate((-1, 1))] if apart else []
+        fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+
 def dropped(page: Page, paths: list[Path], how: str = "drop") -> None:
     page.evaluate(DROP, [[_encoded(path) for path in paths], how])
 
@@ -474,6 +485,8 @@ def test_a_phone_in_korean_shows_all_without_scrolling_sideways(
     page.locator(".thumb").click()
     page.locator("#viewer-again").click()
     assert max(page.evaluate(width)) <= 360
+    with changing(page, "document.querySelector('#viewer-scale').textContent"):
+        pinch(page, ".pane.left")
     page.locator("#viewer .close").click()
     choose(page, "빈 곳 채우기")
     add(page, photographs["cat.png"])

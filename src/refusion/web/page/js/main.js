@@ -12,7 +12,7 @@ import { fillLenses, readOptions, showOptions } from "./options.js";
 import { pickPart } from "./pick.js";
 import { forgetRows, showRows } from "./rows.js";
 import { sendAll, sendOne, stopSending } from "./send.js";
-import { changed, isOpen, pictureOf, putJob, putJobs, secondsLeft, state, subscribe } from "./state.js";
+import { changed, dropJob, isOpen, pictureOf, putJob, putJobs, secondsLeft, state, subscribe } from "./state.js";
 import { strokeOf } from "./strokes.js";
 import { openViewer, refreshViewer, startViewer } from "./viewer.js";
 import { startWalk } from "./walk.js";
@@ -123,7 +123,7 @@ function take(/** @type {Job} */ job) {
 }
 
 function forget(/** @type {string} */ id) {
-  state.jobs.delete(id);
+  dropJob(id);
   changed();
 }
 

@@ -112,11 +112,22 @@ export function putJob(/** @type {Job} */ job) {
   else if (!queued.has(job.id)) queued.set(job.id, ++count);
 }
 
-/** @returns {number} how many jobs come before this waiting one; the service tells it only when a job changes. */
-export function jobsAhead(/** @type {Job} */ job) {
-  const open = [...state.jobs.values()].filter(isOpen);
-  const place = (/** @type {Job} */ one) => (one.state === "running" ? 0 : queued.get(one.id));
-  return open.filter((other) => place(other) < place(job)).length;
+/**
+ * Return for each job that waits how many come before it. The service tells a job's position only when that job
+ * itself changes.
+ *
+ * @returns {Map<string, number>}
+ */
+export function jobsAhead() {
+  const running = [...state.jobs.values()].filter((job) => job.state === "running").length;
+  const waiting = [...queued.keys()].sort((a, b) => queued.get(a) - queued.get(b));
+  return new Map(waiting.map((id, place) => [id, running + place]));
+}
+
+/** Forget a job. */
+export function dropJob(/** @type {string} */ id) {
+  state.jobs.delete(id);
+  queued.delete(id);
 }
 
 /**
