@@ -17,6 +17,7 @@ from refusion.imaging.image import Image, format_sizes
 from refusion.imaging.masks import mask_from_colour
 from refusion.jobs.outputs import Outputs
 from refusion.jobs.plan import Job
+from refusion.remote import Place
 from refusion.restoring.admission import Demand
 from refusion.restoring.memory import COPY, free_memory
 from refusion.restoring.request import Mask, Options, Progress, Request, Result
@@ -109,6 +110,9 @@ class Stages:
         if task.number and self.output.trajectory is not None:
             raise ValueError("trajectory needs a single job: its GIF would be written again and again")
         task.postponed = False
+        if task.job.problem:
+            task.error = task.job.problem
+            return
         with self._stage(task):
             job = task.job
             self._outputs.check(job)
@@ -202,7 +206,7 @@ class Stages:
         return images
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Place) -> None:
     """Raise an error if a file is larger than the memory, in which it would be read.
 
     Raises:
@@ -214,7 +218,7 @@ def check_file(path: Path) -> None:
             raise ImageError(f"{path} has {size} bytes, and {free} are free in memory: convert it first")
 
 
-def _map(kind: str, path: Path, job: Job, image: Image, max_pixels: int) -> Mask:
+def _map(kind: str, path: Place, job: Job, image: Image, max_pixels: int) -> Mask:
     """Read a mask or a guide of the size of a picture, as grey; what is transparent is 0."""
 
     def compare(header: Header) -> None:
