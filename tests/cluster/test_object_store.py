@@ -1,0 +1,105 @@
+"""Pictures, masks, models and manifests in a store that speaks S3 over HTTP, and what a kill leaves there."""
+
+import random
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from restored import COMMAND
+
+s3fs = pytest.importorskip("s3fs")
+
+
+@pytest.fixture
+def store(s3: dict[str, str], photos: Path, model: Path) -> Any:
+    """A store with the pictures, the model, and nothing else."""
+    files = s3fs.S3FileSystem(
+        key="test",
+        secret="test",
+        endpoint_url=s3["AWS_ENDPOINT_URL"],
+        use_listings_cache=False,
+        skip_instance_cache=True,
+    )
+    urllib.request.urlopen(
+        urllib.request.Request(f"{s3['AWS_ENDPOINT_URL']}/moto-api/reset", method="POST")
+    ).close()
+    files.mkdir("bucket")
+    for path in photos.rglob("*.png"):
+        files.put_file(str(path), f"bucket/in/{path.relative_to(photos).as_posix()}")
+    files.put_file(str(model), "bucket/model.safetensors")
+    return files
+
+
+def stored(store: Any, folder: str) -> dict[str, bytes]:
+    return {path.removeprefix(f"{folder}/"): store.cat_file(path) for path in store.find(folder)}
+
+
+def test_folders_manifests_and_models_come_from_and_go_to_a_store(
+    store: Any, s3: dict[str, str], whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    environment = {**s3, "XDG_CACHE_HOME": str(tmp_path)}
+    words = ["--model", "s3://bucket/model.safetensors", "--report", tmp_path / "out.csv"]
+    done = subprocess.run(
+        [*COMMAND, "s3://bucket/in", *words, "-o", "s3://bucket/out"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.startswith("restored 12 of 13 to s3://bucket/out"), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "s3://bucket/in/broken.png is damaged" in done.stderr
+    assert stored(store, "bucket/out") == whole
+    names = [f"s3://bucket/in/{name}\n" for name in [*whole, "broken.png", "none.png"]]
+    store.pipe_file("bucket/list.txt", "".join(names).encode())
+    for shard in ("1/2", "2/2"):
+        done = subprocess.run(
+            [*COMMAND, "s3://bucket/list.txt", *words, "--shard", shard, "-o", "s3://bucket/rows"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode in (0, 1)
+    assert stored(store, "bucket/rows/bucket/in") == whole
+    url = f"{s3['AWS_ENDPOINT_URL']}/bucket/in/1.png"
+    done = subprocess.run(
+        [*COMMAND, url, *words, "-o", tmp_path / "1.png"], env=environment, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "1.png").read_bytes() == whole["1.png"]
+
+
+def test_killed_at_any_moment_a_shard_leaves_whole_files_and_goes_on(
+    store: Any, s3: dict[str, str], whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    rng = random.Random(0)
+    command = [
+        *COMMAND,
+        "s3://bucket/in",
+        "--model",
+        "s3://bucket/model.safetensors",
+        "-o",
+        "s3://bucket/out",
+    ]
+    environment = {**s3, "XDG_CACHE_HOME": str(tmp_path)}
+    killed = 0
+    while killed < 3:
+        before = len(store.find("bucket/out"))
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while len(store.find("bucket/out")) <= before and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 0.3))
+        process.kill()
+        killed += process.wait() == -9
+        found = stored(store, "bucket/out")
+        assert whole.items() >= found.items()
+        if found == whole:
+            store.rm("bucket/out", recursive=True)
+    subprocess.run(command, env=environment, check=False, capture_output=True)
+    assert stored(store, "bucket/out") == whole
