@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 SAMPLERS_HELP = (
     "posterior, ode-1, ode-2, ode-3, sde-1, sde-2, sde-3, euler-maruyama, euler-ode, or one of your own."
 )
+ENGINE_HELP = (
+    "What restores: this process, or workers of a Ray cluster: one for each accelerator or --threads."
+)
 Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1, mps; by default the best there is.")]
 Backend = Annotated[
     Literal["torch", "onnx"], Parameter(help="What runs the network: torch, or ONNX Runtime on the CPU.")
@@ -138,6 +141,9 @@ class ManyFlags:
     """Add a row for each outcome to this CSV file; with a shard, to one of its own, as out-3-of-16.csv."""
     retry_failed: Annotated[bool, Parameter(negative="")] = False
     "Only what failed by the --report and those of its shards, and was not restored since."
+    engine: Annotated[Literal["local", "ray"], Parameter(help=ENGINE_HELP)] = "local"
+    address: str | None = None
+    "Of the Ray cluster; auto is the one that this machine belongs to. By default one of this machine alone."
 
     def share(self) -> "Shard":
         """Return the share of this process.

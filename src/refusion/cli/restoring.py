@@ -75,9 +75,10 @@ def restore(
         output.check(tally.total)
         _check_lens(header, len(options.get("condition", ())), name)
         pending = output.with_maps(planned if overwrite else planned.pending(tally.skip))
+        asked = Asked(name, options, output, device, backend, threads)
         seed = options.get("seed", header.spec.sampling.seed)
         with meter("picture", name) as tally.move, many.reporting(shard, name, seed) as report:
-            for outcome in _outcomes(pending, header, options, output, device, backend):
+            for outcome in _outcomes(pending, asked, many):
                 report(outcome)
                 tally.add(outcome, files)
     by = model or f"{name} (`refusion models` lists others)"
@@ -132,14 +133,43 @@ class Tally:
         self.move(self.restored + self.failed + self.skipped, self.total)
 
 
-def _outcomes(
-    planned: "Plan",
-    header: "Header",
-    options: "Options",
-    output: OutputFlags,
-    device: str | None,
-    backend: str,
-) -> "Iterator[Outcome]":
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of every picture.
+
+    Args:
+        model: the name or file of the model.
+        options: of the request.
+        output: the files that are written.
+        device, backend, threads: what computes.
+    """
+
+    model: str
+    options: "Options"
+    output: OutputFlags
+    device: str | None
+    backend: str
+    threads: int | None
+
+    def load(self) -> "Model":
+        """Load the model for the backend, here or on another machine."""
+        from refusion.models.checkpoint import load
+
+        use_threads(self.threads)
+        if self.backend == "torch":
+            return load(self.model, self.device)
+        from refusion.backends.runtime import PRECISIONS, with_onnx
+
+        # The restorer refuses it, too, but only when graphs were made, which takes minutes.
+        precision = self.options.get("precision", "auto")
+        if precision not in PRECISIONS:
+            raise ValueError(
+                f"precision is {precision}: the backend onnx computes in 32; leave out one of them"
+            )
+        return with_onnx(load(self.model, self.device or "cpu"), complain)
+
+
+def _outcomes(planned: "Plan", asked: Asked, many: ManyFlags) -> "Iterator[Outcome]":
     """Restore what is planned; the model is loaded if there is anything to do."""
     from refusion.jobs.run import Output, run
 
@@ -147,23 +177,15 @@ def _outcomes(
     first = next(jobs, None)
     if first is None:
         return
-    extra = Output(output.uncertainty, output.trajectory, output.strip)
-    restorer = _loaded(header, device, backend, options.get("precision", "auto"))
-    yield from run(itertools.chain([first], jobs), restorer, options, extra, output.hole_colour)
+    jobs, flags = itertools.chain([first], jobs), asked.output
+    output = Output(flags.uncertainty, flags.trajectory, flags.strip)
+    if many.engine == "local":
+        yield from run(jobs, asked.load(), asked.options, output, flags.hole_colour)
+        return
+    from refusion.jobs.cluster import Work, run_on_ray
 
-
-def _loaded(header: "Header", device: str | None, backend: str, precision: str) -> "Model":
-    """Load a model for a backend."""
-    from refusion.models.checkpoint import load
-
-    if backend == "torch":
-        return load(header, device)
-    from refusion.backends.runtime import PRECISIONS, with_onnx
-
-    # The restorer refuses it, too, but only when graphs were made, which takes minutes.
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision}: the backend onnx computes in 32; leave out one of them")
-    return with_onnx(load(header, device or "cpu"), complain)
+    work = Work(asked.load, asked.options, output, flags.hole_colour, Path.cwd())
+    yield from run_on_ray(jobs, work, many.address, asked.threads)
 
 
 def _check_lens(header: "Header", given: int, model: str) -> None:

@@ -84,7 +84,7 @@ class Stages:
         options: of every request.
         output: the files besides the restored pictures.
         hole_colour: colour with which the holes of pictures are painted over.
-        progress, cancel: see `refusion.jobs.run.run`.
+        progress, cancel, outputs: see `refusion.jobs.run.run`.
     """
 
     def __init__(
@@ -95,10 +95,11 @@ class Stages:
         hole_colour: str | None,
         progress: Callable[[Job, Progress], object] | None,
         cancel: Cancel | None,
+        outputs: Outputs,
     ) -> None:
         self.restorer, self.options, self.output = restorer, options, output
         self.hole_colour, self.progress, self.cancel = hole_colour, progress, cancel
-        self._outputs = Outputs()
+        self._outputs = outputs
         self._demands: dict[Task, Demand] = {}  # of the tasks between reading and written
 
     def read(self, task: Task) -> None:
