@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from lightning.fabric import Fabric
 
 from refusion.errors import RecipeError
 from refusion.models import checkpoint
+from refusion.nn.network import Network
 from refusion.restoring.restorer import Restorer
 from refusion.training.processes import launched, make_fabric
 from refusion.training.recipe import Recipe
@@ -58,9 +60,7 @@ def _train(recipe: Recipe, out: Path, source: Restorer | None, fabric: Fabric, s
     torch.manual_seed(recipe.training.seed)
     restorer = recipe.model.build()
     if source is not None:
-        # A model of single views lacks the attention between two views, which starts at zero.
-        alike = source.network.num_views == restorer.network.num_views
-        restorer.network.load_state_dict(source.network.state_dict(), strict=alike)
+        _start_from(restorer.network, source.network)
         if source.codec.state_dict():
             checkpoint.write_weights(out / "codec" / CODEC, source.codec)
     metrics: dict[str, float] = {}
@@ -72,15 +72,31 @@ def _train(recipe: Recipe, out: Path, source: Restorer | None, fabric: Fabric, s
     return out / checkpoint.MODEL
 
 
+def _start_from(network: Network, source: Network) -> None:
+    """Load the weights of a network; what it lacks starts at zero.
+
+    A network of single views lacks the attention between two views, one without guides the weights of the
+    first convolution for them.
+    """
+    weights = source.state_dict()
+    for name, weight in network.state_dict().items():
+        lacking = weight.shape[1] - weights[name].shape[1] if name in weights and weight.ndim > 1 else 0
+        if lacking:
+            weights[name] = F.pad(weights[name], (0, 0, 0, 0, 0, lacking))
+    network.load_state_dict(weights, strict=source.num_views == network.num_views)
+
+
 def _fine_tuned(recipe: Recipe, start: str | Path) -> Restorer:
     """Load the model to fine-tune, which must have the recipe's specification; but a network of two views may
-    start from one of single views."""
+    start from one of single views, and one with guides from one without."""
     header = checkpoint.read_header(checkpoint.resolve(start))
     for part in ("network", "codec", "process", "prediction"):
         was, now = getattr(header.spec, part), getattr(recipe.model, part)
         expected = now
         if getattr(was, "stereo", None) is False and getattr(now, "stereo", None) is True:
             expected = now.model_copy(update={"stereo": False, "downscale": was.downscale})
+        if getattr(was, "guides", None) == 0:
+            expected = expected.model_copy(update={"guides": 0})
         if was != expected:
             raise RecipeError(f"{part} of {start} is {was}, of the recipe {now}: fine-tuning changes neither")
     return checkpoint.load(header, "cpu")
