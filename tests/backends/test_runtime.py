@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from refusion.backends import runtime
 from refusion.backends.graphs import Graph
-from refusion.backends.runtime import user_cache, with_onnx
+from refusion.backends.runtime import with_onnx
 from refusion.errors import CheckpointError, RefusionError
 from refusion.models import checkpoint
 from refusion.restoring.restorer import Restorer

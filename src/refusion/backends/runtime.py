@@ -10,7 +10,6 @@ Graphs are made once for each model and kept beside its file, or else in the use
 
 import copy
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflat
 import refusion
 from refusion.backends.graphs import Graph, Inputs, answers, check_traceable, require, session, write_checked
 from refusion.errors import CheckpointError
-from refusion.files import atomic
+from refusion.files import atomic, user_cache
 from refusion.models.checkpoint import Model
 from refusion.nn.network import Network
 from refusion.nn.pooling import Pool, whole_mean
@@ -264,11 +263,6 @@ def _write(graphs: Sequence[Graph], folder: Path) -> None:
 def graph_file(folder: Path, name: str) -> Path:
     """Return the file of a graph."""
     return folder / f"{name}.onnx"
-
-
-def user_cache() -> Path:
-    """Return the folder for graphs of models whose own folders cannot be written to."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "refusion"
 
 
 def _key(path: Path) -> str:
