@@ -52,7 +52,7 @@ def serve(
         from refusion.web.serving import Serving, serve
     except ModuleNotFoundError as error:
         raise RefusionError(f"serving needs {error.name}: pip install 'refusion[serve]'") from error
-    from refusion.web.process import worker_command
+    from refusion.web.process import worker_words
     from refusion.web.security import access_for
     from refusion.web.service import Settings
     from refusion.web.store import Keeping
@@ -70,8 +70,7 @@ def serve(
         port=port,
         access=access_for(host, token),
         data=data or default_folder(),
-        command=worker_command(models or [], device, max_pixels),
-        environment={} if threads is None else {"OMP_NUM_THREADS": str(threads)},
+        words=worker_words(models or [], device, max_pixels, threads),
         settings=Settings(max_pixels, max_bytes, max_waiting, Keeping(seconds_of(keep), room)),
     )
     serve(serving, open, say)

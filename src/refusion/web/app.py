@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 
 import refusion
@@ -30,7 +31,7 @@ from refusion.web.schema import (
 from refusion.web.security import Access, Guard
 from refusion.web.service import Service
 from refusion.web.store import Record
-from refusion.web.uploads import files_of, options_of, read_form, store_files
+from refusion.web.uploads import drain, files_of, options_of, read_form, store_files
 
 HEARTBEAT = 15.0
 """Seconds between comments on the stream of events, by which both sides see that the other is there."""
@@ -88,7 +89,7 @@ def add_page(app: FastAPI, folder: Path) -> None:
     """Serve the page at / and the files of its folder at /static."""
 
     @app.get("/", include_in_schema=False)
-    def index() -> FileResponse:
+    async def index() -> FileResponse:
         return FileResponse(folder / "index.html", headers={"Cache-Control": "no-cache"})
 
     app.mount("/static", StaticFiles(directory=folder, check_dir=False))
@@ -170,26 +171,36 @@ async def _queued(request: Request, service: Service, source: str | None) -> Job
         service: the service.
         source: id of the job whose pictures are taken for those that are not in the form.
     """
-    service.check_room()
-    async with request.app.state.uploads:
-        form = await read_form(request, service.settings.max_bytes)
-        id, folder = service.store.new_folder()
-        try:
-            options, files = options_of(form), files_of(form)
-            names = {} if source is None else service.share(source, folder, files)
-            names |= await store_files(files, folder)
-            if "picture" not in names:
-                raise Refusal(400, "picture is missing: send a file of that name")
-            return await service.add(id, names, options)
-        except BaseException:
-            service.store.discard(id)
-            raise
-        finally:
-            await form.close()
+    try:
+        service.check_room()
+        async with request.app.state.uploads:
+            form = await read_form(request, service.settings.max_bytes)
+            try:
+                return await _add(service, form, source)
+            finally:
+                await form.close()
+    except Refusal:
+        await drain(request)
+        raise
+
+
+async def _add(service: Service, form: FormData, source: str | None) -> Job:
+    """Store the pictures of a form, and queue their job."""
+    options, files = options_of(form), files_of(form)
+    id, folder = service.store.new_folder()
+    try:
+        names = {} if source is None else service.share(source, folder, files)
+        names |= await store_files(files, folder)
+        if "picture" not in names:
+            raise Refusal(400, "picture is missing: send a file of that name")
+        return await service.add(id, names, options)
+    except BaseException:
+        service.store.discard(id)
+        raise
 
 
 @api.get("/jobs")
-def get_jobs(service: Served) -> Jobs:
+async def get_jobs(service: Served) -> Jobs:
     """All jobs, the newest first."""
     return service.jobs()
 

@@ -8,12 +8,12 @@ from refusion.web.schema import JobOptions, Model
 
 
 class Check(BaseModel):
-    """Ask whether a model takes the options and files of a job; it is answered at once."""
+    """Ask whether a model takes the options and files of a job, see `Restore`; it is answered at once."""
 
     kind: Literal["check"] = "check"
     number: int
     folder: str
-    parts: list[str]
+    names: dict[str, str]
     options: JobOptions
 
 

@@ -12,7 +12,7 @@ from refusion.imaging.lens import Lens, condition
 from refusion.models.checkpoint import Header, bundled_models, load, read_header
 from refusion.models.checkpoint import Model as Loaded
 from refusion.restoring.request import Options
-from refusion.web.schema import JobOptions, Model, SamplingDefaults, Takes
+from refusion.web.schema import MAX_KEPT_STEPS, JobOptions, Model, SamplingDefaults, Takes
 
 HEAD = 512
 """First bytes of a file that tell its format."""
@@ -106,18 +106,23 @@ def check_job(header: Header, options: JobOptions, parts: Sequence[str]) -> None
         parts: its files: picture, right, mask, guide.
 
     Raises:
-        ValueError: it does not.
+        ValueError: it does not; or it would keep the pictures after too many steps.
         DataError: a lens is unknown.
     """
     outline = header.spec.outline
     side = np.zeros((8, 8), np.float32)
     views = [from_array(side) for part in ("picture", "right") if part in parts]
     chosen = request_options(options)
+    chosen["trajectory"] = options.trajectory
     if "mask" in parts:
         chosen["mask"] = side
     if "guide" in parts:
         chosen["guides"] = side[None]
-    outline.check(outline.request(*views, **chosen))
+    request = outline.request(*views, **chosen)
+    outline.check(request)
+    if options.trajectory and request.sampling.steps > MAX_KEPT_STEPS:
+        steps = request.sampling.steps
+        raise ValueError(f"steps is {steps}: give at most {MAX_KEPT_STEPS} with trajectory")
 
 
 def is_picture_file(path: Path) -> bool:

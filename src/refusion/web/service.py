@@ -1,48 +1,29 @@
-"""The service: a queue of jobs, one worker, and everyone who listens to what happens."""
+"""The service: a queue of jobs and one worker. All of it runs in the event loop."""
 
 import asyncio
 import contextlib
-import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import refusion
 from refusion.imaging.lens import LENSES
-from refusion.web.messages import (
-    Answer,
-    Cancel,
-    Check,
-    Command,
-    Failed,
-    Ready,
-    Report,
-    Restore,
-    Restored,
-    Stepped,
-    Stopped,
-    View,
-)
-from refusion.web.process import WorkerProcess
+from refusion.web.listeners import Event, Events, Listeners
+from refusion.web.messages import Cancel, Check, Failed, Ready, Report, Restore, Restored, Stepped, Stopped
+from refusion.web.process import WAIT, Ended, Words, WorkerProcess
 from refusion.web.refusal import Refusal
 from refusion.web.schema import Has, Job, JobOptions, Jobs, Model, QueueState, ServiceState
 from refusion.web.store import Keeping, Record, Store, share_files
+from refusion.web.views import Views
 
 DEFAULT_MODEL = "shadow-removal"
 MAX_STARTS = 3
-"""How often a job is begun at most: once, and twice after the service or its worker ended under it."""
-PATIENCE = 60.0
-"""Seconds that a request waits for the worker."""
+"""How often a job is begun at most: once, and twice after the service, or the worker through another picture,
+ended under it."""
 SWEEPING = 300.0
 """Seconds between looks for what is too old."""
-VIEW_SIDES = (160, 320, 640, 1280, 2560)
-"""Sides of reduced pictures; others are rounded up, so that few are kept."""
-MAX_EVENTS = 1000
-"""Events that a listener may be behind before it is let go; it comes back and gets the whole list."""
-WAIT = 10
-"""Seconds after which a client may ask again."""
 
 
 @dataclass(frozen=True)
@@ -64,56 +45,40 @@ class Settings:
     page: Path = Path(__file__).parent / "page"
 
 
-@dataclass(frozen=True)
-class Event:
-    """Something that happened: its name, and what of."""
-
-    name: str
-    text: str
-
-
 @dataclass
 class _Running:
-    """The job that is being restored."""
+    """The job that is being restored.
+
+    Args:
+        id: of the job.
+        began: Unix time.
+        step: steps done.
+        stepped: Unix time of the last of them.
+    """
 
     id: str
     began: float
     step: int = 0
-    stepped: float = 0.0  # when the last step was done
+    stepped: float = 0.0
 
 
 class Service:
     """The jobs of a store, restored one by one by a worker.
 
-    All methods run in the event loop.
-
     Args:
         store: of the jobs.
-        command: the words that start the worker, see `WorkerProcess`.
+        words: what starts the worker.
         settings: see `Settings`.
-        environment: variables of the worker beside those of this process.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        command: Sequence[str],
-        settings: Settings,
-        environment: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, store: Store, words: Words, settings: Settings) -> None:
         self.settings, self.store = settings, store
-        self.worker = WorkerProcess(command, environment or {}, self._on_report, self._on_end)
-        self._ready: Ready | None = None
-        self._started = asyncio.Event()
+        self.worker = WorkerProcess(words, self._on_report, self._on_end)
+        self._views = Views(self.worker)
+        self._listeners = Listeners()
         self._running: _Running | None = None
-        self._answers: dict[int, asyncio.Future[Answer]] = {}
-        self._views: dict[Path, asyncio.Task[None]] = {}
-        self._numbers = itertools.count(1)
-        self._listeners: set[asyncio.Queue[Event | None]] = set()
-        self._tasks: list[asyncio.Task[None]] = []
         self._handlers: dict[str, Callable[[Any], None]] = {
             "ready": self._on_ready,
-            "answer": self._on_answer,
             "stepped": self._on_stepped,
             "restored": self._on_restored,
             "failed": self._on_failed,
@@ -122,35 +87,35 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Run the worker and the sweeping within the block."""
+        """Run the worker, and delete what is too old, within the block."""
         self._recover()
-        self._tasks = [asyncio.create_task(self.worker.run()), asyncio.create_task(self._sweep_for_ever())]
+        tasks = [asyncio.create_task(self.worker.run()), asyncio.create_task(self._sweep_for_ever())]
         try:
             yield
         finally:
             self.hang_up()
-            for task in self._tasks:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             self.store.close()
 
     # What clients ask.
 
     async def models(self) -> list[Model]:
-        """Return the models that are served, when the worker has told.
+        """Return the models that are served.
 
         Raises:
-            Refusal: it did not in time.
+            Refusal: the worker does not start.
         """
-        return (await self._worker_ready()).models
+        return (await self.worker.ready()).models
 
     async def state(self) -> ServiceState:
         """Return the limits and names of the service.
 
         Raises:
-            Refusal: see `models`.
+            Refusal: the worker does not start.
         """
-        ready = await self._worker_ready()
+        ready = await self.worker.ready()
         names = [model.name for model in ready.models]
         return ServiceState(
             version=refusion.__version__,
@@ -167,7 +132,7 @@ class Service:
     def jobs(self) -> Jobs:
         """Return all jobs, the newest first."""
         records = sorted(self.store.records.values(), key=lambda record: -record.created)
-        positions = {record.id: i for i, record in enumerate(self.store.waiting())}
+        positions = self._positions()
         return Jobs(jobs=[self._job(record, positions) for record in records])
 
     def job(self, id: str) -> Job:
@@ -176,7 +141,7 @@ class Service:
         Raises:
             Refusal: there is none of this id.
         """
-        return self._job(self.record(id), {r.id: i for i, r in enumerate(self.store.waiting())})
+        return self._job(self.record(id), self._positions())
 
     def record(self, id: str) -> Record:
         """Return the record of a job.
@@ -189,14 +154,17 @@ class Service:
         return self.store.records[id]
 
     def check_room(self) -> None:
-        """Check that another job may wait.
+        """Check that another job may wait, and that there is room for its files.
 
         Raises:
-            Refusal: it may not.
+            Refusal: it may not, or there is none.
         """
         if len(self.store.waiting()) >= self.settings.max_waiting:
-            text = f"{self.settings.max_waiting} jobs wait already: send this one again later"
-            raise Refusal(503, text, WAIT)
+            raise Refusal(503, f"{self.settings.max_waiting} jobs wait already: send it again later", WAIT)
+        if self.store.is_full(self.settings.keeping.bytes):
+            self._delete_expired()
+        if self.store.is_full(self.settings.keeping.bytes):
+            raise Refusal(503, "there is no room for more pictures: delete jobs, or wait for some", WAIT)
 
     async def add(self, id: str, names: dict[str, str], options: JobOptions) -> Job:
         """Queue a job whose files are in its folder.
@@ -207,27 +175,22 @@ class Service:
             options: of the job.
 
         Raises:
-            Refusal: a file is no picture, the model does not take the options, or too many jobs wait.
+            Refusal: a file is no picture, the model does not take the options, or there is no room.
         """
         folder = str(self.store.folder_of(id))
-        ready = await self._worker_ready()
-        answer = await self._ask(
-            lambda number: Check(number=number, folder=folder, parts=list(names), options=options)
+        await self.worker.ask(
+            lambda number: Check(number=number, folder=folder, names=names, options=options)
         )
-        if answer.status != 200:
-            raise Refusal(answer.status, answer.error)
         self.check_room()
+        models = {model.name: model for model in await self.models()}
+        steps = (options.steps or models[options.model].sampling.steps) * options.samples
         now = time.time()
-        steps = options.steps or next(m.sampling.steps for m in ready.models if m.name == options.model)
-        record = Record(
-            id=id, names=names, options=options, created=now, queued=now, steps=steps * options.samples
-        )
-        self._put(record)
+        self._put(Record(id=id, names=names, options=options, created=now, queued=now, steps=steps))
         self._advance()
         return self.job(id)
 
     def share(self, source: str, folder: Path, without: Iterable[str]) -> dict[str, str]:
-        """Let a new job have the files of another one, but some, and return their names for the client.
+        """Let a new job have the uploads of another one, but some, and return what the client calls them.
 
         Raises:
             Refusal: there is no such job.
@@ -259,21 +222,15 @@ class Service:
         """Let a job that failed or was cancelled wait again.
 
         Raises:
-            Refusal: there is no such job, it has not ended so, or too many wait.
+            Refusal: there is no such job, it has not ended so, or there is no room.
         """
-        record = self.record(id)
-        if record.state not in ("failed", "cancelled"):
-            raise Refusal(409, f"the job is {record.state}: only failed and cancelled ones can be retried")
+        old = self.record(id)
+        if old.state not in ("failed", "cancelled"):
+            raise Refusal(409, f"the job is {old.state}: only failed and cancelled ones can be retried")
         self.check_room()
-        again = Record(
-            id=id,
-            names=record.names,
-            options=record.options,
-            created=record.created,
-            queued=time.time(),
-            steps=record.steps,
-        )
-        self._put(again)
+        self.store.clear(id)
+        values = old.model_dump(include={"id", "names", "options", "created", "steps"})
+        self._put(Record(**values, queued=time.time()))
         self._advance()
         return self.job(id)
 
@@ -285,7 +242,7 @@ class Service:
         """
         record = self.record(id)
         self.store.forget(id)
-        self._publish(Event("deleted", f'{{"id":"{id}"}}'))
+        self._listeners.publish(Event("deleted", f'{{"id": "{id}"}}'))
         if record.state == "running":
             self.worker.send(Cancel(id=id))  # its files are removed when it has stopped
         else:
@@ -299,76 +256,41 @@ class Service:
         return len(ids)
 
     async def view(self, id: str, source: str, side: int | None) -> Path:
-        """Return the file of a picture that browsers show, made if it was not yet.
+        """Return the file of a picture as browsers show it.
 
         Args:
             id: of a job.
-            source: name of a file in the job's folder.
-            side: longest side in pixels, rounded up to one of `VIEW_SIDES`; by default as it is.
+            source: name of a file in its folder.
+            side: longest side in pixels, see `Views.file`.
 
         Raises:
             Refusal: there is no such job or file, or it is no picture.
         """
-        record, folder = self.record(id), self.store.folder_of(id)
-        if not (folder / source).is_file():
-            raise Refusal(404, "the job has no such picture (yet)")
-        rounded = None if side is None else next((s for s in VIEW_SIDES if s >= side), None)
-        target = folder / "views" / f"{source}-{rounded or 'whole'}-{record.starts}"
-        if not target.is_file():
-            name = record.names.get(source, record.names["picture"])
-            if target not in self._views:
-                making = self._make_view(folder / source, name, target, rounded)
-                self._views[target] = asyncio.create_task(making)
-            try:
-                await asyncio.shield(self._views[target])
-            finally:
-                self._views.pop(target, None)
-        return target
-
-    async def _make_view(self, source: Path, name: str, target: Path, side: int | None) -> None:
-        await self._worker_ready()
-        answer = await self._ask(
-            lambda number: View(number=number, source=str(source), name=name, target=str(target), side=side),
-            None,
-        )
-        if answer.status != 200:
-            raise Refusal(answer.status, answer.error)
+        record = self.record(id)
+        name = record.names.get(source, record.names["picture"])
+        return await self._views.file(self.store.folder_of(id) / source, name, side)
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[asyncio.Queue[Event | None]]:
-        """Yield a queue of events, which begins with the list of all jobs and may end with None."""
-        events: asyncio.Queue[Event | None] = asyncio.Queue()
-        events.put_nowait(Event("jobs", self.jobs().model_dump_json()))
-        self._listeners.add(events)
-        try:
+    def listening(self) -> Iterator[Events]:
+        """Yield a queue of events, which begins with the list of all jobs."""
+        with self._listeners.listening(Event("jobs", self.jobs().model_dump_json())) as events:
             yield events
-        finally:
-            self._listeners.discard(events)
 
     def hang_up(self) -> None:
         """End what listeners wait for."""
-        for events in self._listeners:
-            events.put_nowait(None)
-        self._listeners.clear()
+        self._listeners.hang_up()
 
     # What the worker tells.
 
     def _on_report(self, report: Report) -> None:
         self._handlers[report.kind](report)
 
-    def _on_ready(self, ready: Ready) -> None:
-        self._ready = ready
-        self._started.set()
+    def _on_ready(self, report: Ready) -> None:
         self._advance()
-
-    def _on_answer(self, answer: Answer) -> None:
-        future = self._answers.pop(answer.number, None)
-        if future is not None and not future.done():
-            future.set_result(answer)
 
     def _on_stepped(self, report: Stepped) -> None:
         record = self.store.records.get(report.id)
-        if self._running is None or record is None:
+        if self._running is None or record is None:  # it was deleted meanwhile
             return
         self._running.step, self._running.stepped = report.step, time.time()
         update = {"steps": report.steps, "previews": report.previews, "kept": report.kept}
@@ -376,41 +298,28 @@ class Service:
         self._tell(report.id)
 
     def _on_restored(self, report: Restored) -> None:
-        self._finish(
-            report.id,
-            "done",
-            **report.model_dump(
-                include={"suffix", "width", "height", "megapixels", "notices", "uncertainty"}
-            ),
-        )
+        self._finish("done", **report.model_dump(exclude={"kind", "id"}))
 
     def _on_failed(self, report: Failed) -> None:
-        self._finish(report.id, "failed", error=report.error)
+        self._finish("failed", error=report.error)
 
     def _on_stopped(self, report: Stopped) -> None:
-        self._finish(report.id, "cancelled")
+        self._finish("cancelled")
 
-    def _on_end(self, status: int) -> None:
-        """Note that the worker has ended."""
-        reason = f"signal {-status}" if status < 0 else f"status {status}"
-        viewed = bool(self._answers)
-        for number in list(self._answers):
-            line = f"the worker ended ({reason}) while it read a picture: convert it first"
-            self._on_answer(Answer(number=number, status=415, error=line))
-        self._started.clear()
-        if self._running is None:
-            return
-        record = self.store.records.get(self._running.id)
-        if record is not None and viewed and record.starts < MAX_STARTS:
+    def _on_end(self, ended: Ended) -> None:
+        """Let the job fail at which the worker ended; if that was at a picture for a browser, wait again."""
+        if ended.source is not None:
+            self._views.avoid(ended.source)
+        record = self.store.records.get(self._running.id) if self._running else None
+        if record is None:
+            self._running = None
+        elif ended.source is not None and record.starts < MAX_STARTS:
             self._running = None
             self._put(record.model_copy(update={"state": "waiting"}))
-            return
-        line = f"the worker ended ({reason}), out of memory or by a fault of a decoder"
-        self._finish(
-            self._running.id,
-            "failed",
-            error=f"{record.names['picture'] if record else ''}: {line}: make the picture smaller, or convert it",
-        )
+        else:
+            remedy = "make it smaller, give a smaller tile, or convert it"
+            said = f"the worker ended ({ended.reason}), for lack of memory or by a damaged file"
+            self._finish("failed", error=f"{record.names['picture']}: {said}: {remedy}")
 
     # The queue.
 
@@ -418,21 +327,20 @@ class Service:
         """Let the jobs wait again under which the service ended, and remove folders without a job."""
         for id in self.store.strays():
             self.store.discard(id)
-        for record in list(self.store.records.values()):
-            if record.state == "running" and record.starts >= MAX_STARTS:
+        for record in [record for record in self.store.records.values() if record.state == "running"]:
+            if record.starts < MAX_STARTS:
+                update: dict[str, Any] = {"state": "waiting"}
+            else:
                 line = f"the service ended {record.starts} times while it was restored: retry it alone"
                 update = {"state": "failed", "error": line, "finished": time.time()}
-                self.store.put(record.model_copy(update=update))
-            elif record.state == "running":
-                self.store.put(record.model_copy(update={"state": "waiting"}))
+            self._put(record.model_copy(update=update))
 
     def _advance(self) -> None:
         """Restore the next job if the worker is ready and idle."""
         waiting = self.store.waiting()
-        if self._running is not None or not self._started.is_set() or not waiting:
+        if self._running is not None or not self.worker.is_ready or not waiting:
             return
-        record = waiting[0]
-        now = time.time()
+        record, now = waiting[0], time.time()
         self._running = _Running(record.id, now, stepped=now)
         self._put(record.model_copy(update={"state": "running", "starts": record.starts + 1}))
         folder = str(self.store.folder_of(record.id))
@@ -444,23 +352,29 @@ class Service:
         else:
             self._put(record.model_copy(update={"state": "cancelled", "finished": time.time()}))
 
-    def _finish(self, id: str, state: str, **values: Any) -> None:
+    def _finish(self, state: str, **values: Any) -> None:
         """Note the end of the job that was being restored, and go on with the next one."""
         assert self._running is not None
-        now = time.time()
-        seconds = now - self._running.began
+        running, now = self._running, time.time()
         self._running = None
-        record = self.store.records.get(id)
-        if record is None:
-            self.store.discard(id)  # it was deleted meanwhile
+        record = self.store.records.get(running.id)
+        if record is None:  # it was deleted meanwhile
+            self.store.discard(running.id)
         else:
-            update = {"state": state, "finished": now, "seconds": seconds, **values}
+            update = {"state": state, "finished": now, "seconds": now - running.began, **values}
             self._put(record.model_copy(update=update))
         self._advance()
 
     def _put(self, record: Record) -> None:
         self.store.put(record)
         self._tell(record.id)
+
+    def _tell(self, id: str) -> None:
+        if len(self._listeners):
+            self._listeners.publish(Event("job", self.job(id).model_dump_json()))
+
+    def _positions(self) -> dict[str, int]:
+        return {record.id: i for i, record in enumerate(self.store.waiting())}
 
     def _job(self, record: Record, positions: Mapping[str, int]) -> Job:
         running = self._running if self._running and self._running.id == record.id else None
@@ -474,7 +388,7 @@ class Service:
             step=running.step if running else record.steps if done else 0,
             steps=record.steps,
             seconds=time.time() - running.began if running else record.seconds,
-            seconds_left=_left(running, record.steps) if running else None,
+            seconds_left=_seconds_left(running, record.steps) if running else None,
             error=record.error or None,
             notices=record.notices,
             width=record.width,
@@ -488,54 +402,20 @@ class Service:
             previews=record.previews,
         )
 
-    # Listeners, questions and sweeping.
-
-    def _tell(self, id: str) -> None:
-        if self._listeners:
-            self._publish(Event("job", self.job(id).model_dump_json()))
-
-    def _publish(self, event: Event) -> None:
-        for events in list(self._listeners):
-            if events.qsize() < MAX_EVENTS:
-                events.put_nowait(event)
-            else:
-                events.put_nowait(None)
-                self._listeners.discard(events)
-
-    async def _worker_ready(self) -> Ready:
-        """Return what the worker told at its start; wait for it if it is just starting."""
-        try:
-            await asyncio.wait_for(self._started.wait(), PATIENCE)
-        except TimeoutError:
-            raise Refusal(503, "the worker does not start: see what it prints", WAIT) from None
-        assert self._ready is not None
-        return self._ready
-
-    async def _ask(self, question: Callable[[int], Command], patience: float | None = PATIENCE) -> Answer:
-        number = next(self._numbers)
-        future = self._answers[number] = asyncio.get_running_loop().create_future()
-        self.worker.send(question(number))
-        try:
-            return await asyncio.wait_for(future, patience)
-        except TimeoutError:
-            raise Refusal(503, "the worker does not answer: ask again later", WAIT) from None
-        finally:
-            self._answers.pop(number, None)
+    # What is too old.
 
     async def _sweep_for_ever(self) -> None:
         while True:
-            await self.sweep()
+            self._delete_expired()
             await asyncio.sleep(SWEEPING)
 
-    async def sweep(self) -> None:
+    def _delete_expired(self) -> None:
         """Delete the jobs that are too old, or too many for the disk."""
-        expired = await asyncio.to_thread(self.store.expired, self.settings.keeping, time.time())
-        for id in expired:
-            if id in self.store.records:
-                self.delete(id)
+        for id in self.store.expired(self.settings.keeping, time.time()):
+            self.delete(id)
 
 
-def _left(running: _Running, steps: int) -> float | None:
+def _seconds_left(running: _Running, steps: int) -> float | None:
     """Return the seconds that the job still takes, by its steps so far."""
     if not running.step:
         return None

@@ -5,7 +5,7 @@ import contextlib
 import socket
 import tempfile
 import webbrowser
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -15,6 +15,7 @@ import uvicorn
 
 from refusion.errors import RefusionError
 from refusion.web.app import add_page, create_app
+from refusion.web.process import Words
 from refusion.web.security import Access
 from refusion.web.service import Service, Settings
 from refusion.web.store import Store
@@ -28,7 +29,7 @@ class Serving:
         host, port: where it listens.
         access: who may use it.
         data: folder of the store.
-        command, environment: of the worker, see `Service`.
+        words: what starts the worker.
         settings: of the service.
     """
 
@@ -36,8 +37,7 @@ class Serving:
     port: int
     access: Access
     data: Path
-    command: Sequence[str]
-    environment: Mapping[str, str]
+    words: Words
     settings: Settings
 
 
@@ -57,7 +57,7 @@ def serve(serving: Serving, open_browser: bool, say: Callable[[str], object]) ->
     service: list[Service] = []
 
     def make_service() -> Service:
-        service.append(Service(store, serving.command, serving.settings, serving.environment))
+        service.append(Service(store, serving.words, serving.settings))
         return service[0]
 
     app = create_app(make_service, serving.access)
@@ -65,7 +65,12 @@ def serve(serving: Serving, open_browser: bool, say: Callable[[str], object]) ->
     listening = _listen(serving.host, serving.port)
     address = _address(serving, listening.getsockname()[1])
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=1,
     )
 
     def started() -> None:

@@ -22,6 +22,8 @@ from refusion.errors import RefusionError
 from refusion.web.schema import JobOptions, State
 
 FINISHED = ("done", "failed", "cancelled")
+MIN_FREE = 2**29
+"""Bytes that stay free on the disk."""
 
 
 class Record(BaseModel):
@@ -91,6 +93,8 @@ class Keeping:
 class Store:
     """The records of all jobs, in memory and in a database, and the folders of their files.
 
+    It may be made in one thread and used in another one, but not in two at a time.
+
     Args:
         folder: created if it does not exist, for the owner alone.
 
@@ -105,7 +109,9 @@ class Store:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.chmod(0o700)
             self._jobs.mkdir(mode=0o700, exist_ok=True)
-            self._database = sqlite3.connect(folder / "jobs.sqlite", timeout=0.2, isolation_level=None)
+            self._database = sqlite3.connect(
+                folder / "jobs.sqlite", timeout=0.2, isolation_level=None, check_same_thread=False
+            )
             self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = NORMAL")
@@ -122,6 +128,7 @@ class Store:
             raise RefusionError(f"{folder / 'jobs.sqlite'} is damaged ({error}): remove it") from error
         records = (Record.model_validate_json(row[0]) for row in rows)
         self.records = {record.id: record for record in records}
+        self._sizes = {id: size_of(self.folder_of(id)) for id in self.records}
 
     def close(self) -> None:
         self._database.close()
@@ -137,20 +144,29 @@ class Store:
         return self._jobs / id
 
     def put(self, record: Record) -> None:
-        """Store a record; it replaces that of the same id."""
-        self._database.execute(
-            "INSERT OR REPLACE INTO jobs VALUES (?, ?)", (record.id, record.model_dump_json())
-        )
+        """Store a record; it replaces that of the same id. The bytes of its files are counted anew."""
+        values = (record.id, record.model_dump_json())
+        self._database.execute("INSERT OR REPLACE INTO jobs VALUES (?, ?)", values)
         self.records[record.id] = record
+        self._sizes[record.id] = size_of(self.folder_of(record.id))
 
     def forget(self, id: str) -> None:
         """Remove the record of a job; its files stay until `discard`."""
         self._database.execute("DELETE FROM jobs WHERE id = ?", (id,))
         self.records.pop(id, None)
+        self._sizes.pop(id, None)
 
     def discard(self, id: str) -> None:
         """Remove the files of a job."""
-        shutil.rmtree(self._jobs / id, ignore_errors=True)
+        shutil.rmtree(self.folder_of(id), ignore_errors=True)
+
+    def clear(self, id: str) -> None:
+        """Remove the files of a job but the uploads."""
+        for path in self.folder_of(id).iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name not in self.records[id].names:
+                path.unlink(missing_ok=True)
 
     def waiting(self) -> list[Record]:
         """Return the jobs that wait, the next one first."""
@@ -161,18 +177,21 @@ class Store:
         """Return the names of folders without a record, which a service left that was killed."""
         return [path.name for path in self._jobs.iterdir() if path.name not in self.records]
 
+    def is_full(self, most: int) -> bool:
+        """Return whether all files have that many bytes, or the disk has next to no room."""
+        return sum(self._sizes.values()) >= most or shutil.disk_usage(self.folder).free < MIN_FREE
+
     def expired(self, keeping: Keeping, now: float) -> list[str]:
-        """Return the ids of the finished jobs that are to be deleted, by age and total size."""
+        """Return the ids of the finished jobs that are to be deleted, by age and bytes of all files."""
         finished = sorted((r for r in self.records.values() if r.is_finished), key=lambda r: r.finished)
-        old = [record.id for record in finished if now - record.finished > keeping.seconds]
-        sizes = {path.name: size_of(path) for path in self._jobs.iterdir()}
-        total = sum(sizes.values()) - sum(sizes.get(id, 0) for id in old)
-        for record in finished[len(old) :]:
-            if total <= keeping.bytes:
+        total = sum(self._sizes.values())
+        expired: list[str] = []
+        for record in finished:
+            if now - record.finished <= keeping.seconds and total < keeping.bytes:
                 break
-            total -= sizes.get(record.id, 0)
-            old.append(record.id)
-        return old
+            total -= self._sizes[record.id]
+            expired.append(record.id)
+        return expired
 
 
 def size_of(folder: Path) -> int:

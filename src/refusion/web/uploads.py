@@ -1,6 +1,7 @@
 """Bodies of requests, read with a limit of bytes and of time, and their files stored."""
 
 import asyncio
+import contextlib
 import shutil
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -20,6 +21,8 @@ IDLE = 60.0
 """Seconds that a client may send nothing."""
 MAX_OPTIONS = 2**16
 """Bytes of the options of a job."""
+MAX_DRAINED = 2**26
+"""Bytes of a refused body that are read."""
 MAX_NAME = 255
 
 
@@ -70,6 +73,13 @@ async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, No
         if total > max_bytes:
             raise too_large
         yield chunk
+
+
+async def drain(request: Request) -> None:
+    """Read the rest of an unwanted body, if it is short: some clients read no answer before its end."""
+    with contextlib.suppress(Refusal, RuntimeError):  # the second if it was read already
+        async for _ in _limited(request, MAX_DRAINED):
+            pass
 
 
 def options_of(form: FormData) -> JobOptions:

@@ -120,16 +120,17 @@ class Worker:
         self.report(self._checked(command))
 
     def _checked(self, command: Check) -> Answer:
+        from refusion.imaging.formats import READABLE
         from refusion.web.models import check_job, is_picture_file
         from refusion.web.restoration import result_suffix
 
         folder = Path(command.folder)
-        for part in command.parts:
+        for part, name in command.names.items():
             if not is_picture_file(folder / part):
-                line = f"the {part} is not a picture in a format that is read: convert it first"
+                line = f"{name} is not a picture in one of the formats {' '.join(READABLE)}: convert it first"
                 return Answer(number=command.number, status=415, error=line)
         try:
-            check_job(self._shelf.header(command.options.model), command.options, command.parts)
+            check_job(self._shelf.header(command.options.model), command.options, list(command.names))
             result_suffix(folder / "picture", command.options.suffix)
         except EXPECTED as error:
             return Answer(number=command.number, status=400, error=first_line(error))
