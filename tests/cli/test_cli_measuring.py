@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from terminal import assert_written, described, loaded, make_pairs, one_line, save_model
+from terminal import TINY, assert_written, described, loaded, make_pairs, one_line, photo, save_model
 
 import refusion
 from command import Run
@@ -50,6 +50,20 @@ def test_evaluating_prints_a_table_and_writes_the_rest(run: Run, model: Path) ->
     assert float(second.split()[1]) == pytest.approx(mean, abs=0.006)
     expected = refusion.load(model, "cpu")(read(pairs / "lq" / "1.png"), steps=3, seed=5)
     np.testing.assert_allclose(read("out/1.png").pixels, expected.pixels, atol=0.51 / 255)
+
+
+def test_guides_of_the_pairs_are_given_or_left_out(run: Run) -> None:
+    guided = parse(TINY, "test", {"model.network.guides": 1})
+    file = save_model(Path("guided.safetensors"), 0.2, guided)
+    pairs = make_pairs("pairs", 1)
+    photo("pairs/guide/0.png", 7, 16, 20)
+    restore, lq = refusion.load(file, "cpu"), read(pairs / "lq" / "0.png")
+    guide = read("pairs/guide/0.png").pixels.mean(-1)[None]
+    expected = {"--guides": restore(lq, guides=guide).pixels, "--no-guides": restore(lq).pixels}
+    assert np.abs(expected["--guides"] - expected["--no-guides"]).max() > 0.01
+    for flag, pixels in expected.items():
+        assert run("evaluate", pairs, "--model", file, "--save", flag.strip("-"), flag).status == 0
+        np.testing.assert_allclose(read(f"{flag.strip('-')}/0.png").pixels, pixels, atol=0.51 / 255)
 
 
 def test_pairs_that_fail_are_told_and_the_others_count(run: Run, model: Path) -> None:

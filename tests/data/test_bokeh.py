@@ -322,3 +322,15 @@ def test_at_f16_the_picture_is_nearly_the_composition() -> None:
 def test_values_out_of_range_are_named(values: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said.replace(".", r"\.")):
         dataclasses.replace(Bokeh(), **values)
+
+
+def test_the_guide_is_what_stays_as_it_is() -> None:
+    """Where it is 1 both lenses give the same; where it is 0, the wider one blurs."""
+    sharp, wide = ("Canon50mmf16.0BS",), ("Sony50mmf1.4BS",)
+    lq, gt, _, guides = Bokeh(sources=sharp, targets=wide, least=60)(picture((64, 96)), source(3))
+    assert guides is not None
+    front = (guides[0] == 1).expand(3, -1, -1)
+    behind = (guides[0] == 0).expand(3, -1, -1)
+    assert front.any()
+    assert torch.equal(lq[front], gt[front])
+    assert float((lq - gt)[behind].abs().mean()) > 0.1

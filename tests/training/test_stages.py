@@ -291,6 +291,18 @@ def test_two_views_go_on_from_what_was_learnt_of_one(pairs: Path, tmp_path: Path
         train(other, tmp_path / "four", model)
 
 
+def test_a_network_with_guides_goes_on_from_what_was_learnt_without(pairs: Path, tmp_path: Path) -> None:
+    model = train(recipe(pairs), tmp_path / "without")
+    rates = {"training__learning_rate": 1e-12, "training__final_learning_rate": 0, "training__steps": 1}
+    guided = recipe(pairs, model__network__guides=1, **rates)
+    told, untold = refusion.load(train(guided, tmp_path / "with", model)), refusion.load(model)
+    lq = refusion.read(pairs / "val" / "lq" / "0.png")
+    for guides in (None, np.ones((1, *lq.pixels.shape[:2]), np.float32)):
+        np.testing.assert_allclose(told(lq, guides=guides).pixels, untold(lq).pixels, atol=1e-6)
+    with pytest.raises(RecipeError, match=r"network of .*guides=1.*guides=0"):
+        train(recipe(pairs, training__steps=1), tmp_path / "back", tmp_path / "with" / "model.safetensors")
+
+
 @pytest.mark.parametrize(
     ("part", "change"),
     [

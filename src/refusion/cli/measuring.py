@@ -34,6 +34,7 @@ def evaluate(
     sampling: SamplingFlags = SamplingFlags(),
     border: int | None = None,
     metric: Annotated[tuple[str, ...], Parameter(help=METRIC_HELP, negative="")] = (),
+    guides: bool = True,
     csv: Path | None = None,
     save: Path | None = None,
     device: Device = None,
@@ -46,6 +47,7 @@ def evaluate(
             synthetic degradation.
         model: A bundled name or a file.
         border: Pixels cropped on each side; by default 0.
+        guides: Give the model the guides of the pairs, if it takes some; not the mask of an inpainting model.
         csv: Write the scores of every picture to this file.
         save: Write the restored pictures to this folder.
     """
@@ -61,6 +63,8 @@ def evaluate(
     restorer = load(header, device)
     margin, options = _measured_as(protocol, border, sampling.options(), restorer.sde.steps)
     perceptual = load_metrics(metric, restorer.device)
+    if not guides and not restorer.fill:
+        options["guides"] = None
     rows = []
     if save:
         save.mkdir(parents=True, exist_ok=True)

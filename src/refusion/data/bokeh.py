@@ -50,7 +50,8 @@ class Bokeh:
     """A pair of pictures taken with two lenses; the first is to look as if taken with the second.
 
     A foreground in focus is before the picture, whose distance from the focal plane varies smoothly. Both
-    lenses are drawn independently. Equal lenses give equal pictures.
+    lenses are drawn independently. Equal lenses give equal pictures. The guide is the foreground: 1 where
+    the picture is in focus, 0 elsewhere.
 
     Args:
         name: of the degradation, in a recipe.
@@ -94,7 +95,7 @@ class Bokeh:
         front, opacity = front_picture(clean, rng), front_opacity(size, rng)
         lq = torch.lerp(blur(clean, source, self.radius(source, behind)), front, opacity)
         gt = torch.lerp(blur(clean, target, self.radius(target, behind)), front, opacity)
-        return Example(lq, gt, condition(source, target, disparity))
+        return Example(lq, gt, condition(source, target, disparity), guides=opacity)
 
     def radius(self, lens: Lens, disparity: Field) -> Field:
         """Return the radius of the blur in pixels, proportional to the aperture and the disparity."""
