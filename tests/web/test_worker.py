@@ -196,6 +196,7 @@ def test_hostile_pictures_fail_with_the_line_of_the_command(working: Served, dat
         ({"eta": 2}, 400, "eta is 2"),
         ({"sigma": 0.1}, 400, "sigma"),
         ({"tile": 1}, 400, "tile is 1"),
+        ({"texture": 0.5}, 400, "texture is 0.5"),
         ({"precision": "64"}, 400, "precision"),
         ({"suffix": ".exe"}, 400, ".exe"),
         ({"trajectory": True, "samples": 2}, 400, "trajectory"),
@@ -229,7 +230,7 @@ def test_no_picture_is_refused_before_anything_decodes_it(working: Served) -> No
 def test_models_tell_what_they_take(working: Served) -> None:
     models = {model["name"]: model for model in working.get("models").json()}
     assert "shadow-removal" in models
-    plain = {"mask": False, "guide": False, "lens": False, "views": 1, "sigma": False}
+    plain = {"mask": False, "guide": False, "lens": False, "views": 1, "sigma": False, "texture": False}
     takes = {name: {k: v for k, v in models[name]["takes"].items() if v is not plain[k]} for name in models}
     assert takes["tiny"] == {}
     assert takes["denoising"] == {"sigma": True}

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -73,7 +74,13 @@ def serve(
         words=worker_words(models or [], device, max_pixels, threads),
         settings=Settings(max_pixels, max_bytes, max_waiting, Keeping(seconds_of(keep), room)),
     )
-    serve(serving, open, say)
+    serve(serving, open, _announce)
+
+
+def _announce(line: str) -> None:
+    """Print a line at once, also where the output is no terminal."""
+    say(line)
+    sys.stdout.flush()
 
 
 def seconds_of(age: str) -> float:

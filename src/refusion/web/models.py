@@ -16,7 +16,7 @@ from refusion.web.schema import MAX_KEPT_STEPS, JobOptions, Model, SamplingDefau
 
 HEAD = 512
 """First bytes of a file that tell its format."""
-PASSED_ON = ("steps", "sampler", "eta", "seed", "sigma", "samples", "tile", "precision")
+PASSED_ON = ("steps", "sampler", "eta", "seed", "texture", "sigma", "samples", "tile", "precision")
 """Options of a job that are those of a request."""
 
 
@@ -76,6 +76,7 @@ def _described(name: str, header: Header) -> Model:
             lens=network.num_conditions > 0,
             views=network.num_views,
             sigma=spec.outline.sde.needs_noise_std,
+            texture=spec.mean is not None,
         ),
         enlarge=spec.enlarge.factor,
         sampling=SamplingDefaults(steps=sampling.steps, sampler=str(sampling.sampler), eta=sampling.eta),

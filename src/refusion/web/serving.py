@@ -91,6 +91,7 @@ class _Server(uvicorn.Server):
     ) -> None:
         super().__init__(config)
         self._tell, self._ending = started, ending
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -99,7 +100,8 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
-        self._loop.call_soon_threadsafe(self._ending)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._ending)
 
 
 def _listen(host: str, port: int) -> socket.socket:
