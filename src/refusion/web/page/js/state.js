@@ -4,13 +4,13 @@
  *
  * @typedef {{source: string, target: string, disparity: number}} Lenses
  * @typedef {{model: string, batch?: string, steps?: number, seed?: number, samples?: number, sigma?: number,
- *   lens?: Lenses, crop?: number[] | null, trajectory?: boolean, suffix?: string}} Options
+ *   texture?: number, lens?: Lenses, crop?: number[] | null, trajectory?: boolean, suffix?: string}} Options
  * @typedef {{id: string, name: string, state: string, position: number | null, step: number,
  *   steps: number, seconds: number, seconds_left: number | null, error: string | null, notices: string[],
  *   width: number | null, height: number | null, created: number, options: Options, previews: number,
  *   has: {input: boolean, result: boolean, uncertainty: boolean, steps: number, mask: boolean}}} Job
  * @typedef {{name: string, task: string, summary: string, terms: string, enlarge: number, max_steps: number,
- *   takes: {mask: boolean, guide: boolean, lens: boolean, views: number, sigma: boolean},
+ *   takes: {mask: boolean, guide: boolean, lens: boolean, views: number, sigma: boolean, texture: boolean},
  *   sampling: {steps: number}, metrics: Record<string, number>,
  *   example: {before: string, after: string} | null}} Model
  * @typedef {{key: string, file: File, right: File | null, mask: File | null, guide: File | null, strokes: any[],
