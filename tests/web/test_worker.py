@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import struct
 import zipfile
@@ -90,6 +91,7 @@ def test_the_format_is_that_of_the_upload_or_the_wished_one(working: Served, suf
         ]
 
 
+@pytest.mark.slow
 def test_options_of_every_kind_of_model(working: Served, models: Path) -> None:
     left, right, holes = picture(seed=1), picture(seed=1, suffix=".webp"), np.zeros((20, 24), np.uint8)
     holes[5:9, 6:12] = 255
@@ -246,6 +248,19 @@ def test_models_tell_what_they_take(working: Served) -> None:
 
 
 @pytest.mark.slow
+def test_the_client_in_the_docs_restores(
+    working: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "service.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```py\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("photo.jpg").write_bytes(picture(suffix=".jpg"))
+    there = str(working.client.base_url).rstrip("/")
+    exec(block.replace("http://127.0.0.1:8187", there), {"__name__": "page"})
+    assert decode(Path("clean.jpg").read_bytes()).size == (24, 20)
+
+
+@pytest.mark.slow
 def test_a_killed_worker_fails_its_job_and_another_restores_the_next(working: Served) -> None:
     slow = working.add(picture(100, 100), steps=100, samples=64)
     waiting = working.add(picture())
@@ -258,6 +273,7 @@ def test_a_killed_worker_fails_its_job_and_another_restores_the_next(working: Se
     assert result(working, waiting).size == (24, 20)
 
 
+@pytest.mark.slow
 def test_cancelling_ends_between_two_steps(working: Served) -> None:
     slow = working.add(picture(100, 100), steps=100, samples=64)
     job = working.running(slow)

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 import refusion
 from refusion.web.archive import unique_names, zipped
+from refusion.web.process import WAIT
 from refusion.web.refusal import Refusal
 from refusion.web.schema import (
     CancelledCount,
@@ -181,6 +182,8 @@ async def _queued(request: Request, service: Service, source: str | None) -> Job
                 return await _add(service, form, source)
             finally:
                 await form.close()
+    except OSError as error:
+        raise Refusal(503, f"the picture cannot be stored ({error.strerror}): delete jobs", WAIT) from error
     except Refusal:
         await drain(request)
         raise
