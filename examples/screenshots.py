@@ -80,7 +80,7 @@ def main() -> None:
         page.get_by_role("button", name="Look: pavement").click()
         shot(page, "page-viewer.jpg")
 
-        phone = {"viewport": {"width": 360, "height": 740}, "device_scale_factor": 2, "is_mobile": True}
+        phone = {"viewport": {"width": 360, "height": 740}, "is_mobile": True}
         page = opened(browser, address, locale="ko-KR", **phone)
         page.set_input_files("#files", paths[:3])
         shot(page, "page-phone.jpg")
