@@ -86,7 +86,7 @@ class Worker:
 
     def view(self) -> None:
         """Make pictures for browsers for ever."""
-        from refusion.web.restoration import make_view
+        from refusion.web.pictures import make_view
 
         while True:
             command = self._views.get()
