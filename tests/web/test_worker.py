@@ -20,6 +20,7 @@ from served import Served, save_models, serving, wait_for
 import refusion
 from refusion.imaging.arrays import from_array
 from refusion.imaging.formats import decode, encode
+from refusion.web.models import Shelf
 from refusion.web.pictures import make_view, read_picture, store_view
 from refusion.web.process import worker_words
 from refusion.web.service import Settings
@@ -155,6 +156,19 @@ def test_views_are_upright_small_and_tell_nothing_of_the_camera(working: Served)
         assert PIL.Image.open(io.BytesIO(shown.content)).size == size
         assert b"camera" not in shown.content
     assert result(working, id).size == (300, 400)
+
+
+def test_models_are_served_by_the_name_of_their_file_or_run(models: Path, tmp_path: Path) -> None:
+    run = tmp_path / "my-run"
+    run.mkdir()
+    (run / "model.safetensors").write_bytes((models / "tiny.safetensors").read_bytes())
+    shelf = Shelf([run, models / "bokeh.safetensors"], "cpu")
+    assert shelf.headers["my-run"].path == run / "model.safetensors"
+    assert shelf.headers["bokeh"].path == models / "bokeh.safetensors"
+    assert "tiny" not in shelf.headers
+    assert shelf.load("my-run") is shelf.load("my-run")
+    with pytest.raises(refusion.CheckpointError, match="nowhere"):
+        Shelf([tmp_path / "nowhere"], "cpu")
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

@@ -33,7 +33,7 @@ class Hooks:
     """What a restoration tells while it runs, and what ends it.
 
     Args:
-        stepped: called when the picture is read, and after each step.
+        stepped: called after each step.
         cancelled: whether to end before the next step.
     """
 
