@@ -20,7 +20,6 @@ from skimage import data
 
 import refusion
 
-
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 pytestmark = [
