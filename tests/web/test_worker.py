@@ -20,6 +20,8 @@ from served import Served, save_models, serving, wait_for
 import refusion
 from refusion.imaging.arrays import from_array
 from refusion.imaging.formats import decode, encode
+from refusion.web.models import Shelf
+from refusion.web.pictures import make_view, read_picture, store_view
 from refusion.web.process import worker_words
 from refusion.web.service import Settings
 
@@ -154,6 +156,34 @@ def test_views_are_upright_small_and_tell_nothing_of_the_camera(working: Served)
         assert PIL.Image.open(io.BytesIO(shown.content)).size == size
         assert b"camera" not in shown.content
     assert result(working, id).size == (300, 400)
+
+
+def test_models_are_served_by_the_name_of_their_file_or_run(models: Path, tmp_path: Path) -> None:
+    run = tmp_path / "my-run"
+    run.mkdir()
+    (run / "model.safetensors").write_bytes((models / "tiny.safetensors").read_bytes())
+    shelf = Shelf([run, models / "bokeh.safetensors"], "cpu")
+    assert shelf.headers["my-run"].path == run / "model.safetensors"
+    assert shelf.headers["bokeh"].path == models / "bokeh.safetensors"
+    assert "tiny" not in shelf.headers
+    assert shelf.load("my-run") is shelf.load("my-run")
+    with pytest.raises(refusion.CheckpointError, match="nowhere"):
+        Shelf([tmp_path / "nowhere"], "cpu")
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_shown_as_if_it_had_been_read_whole(tmp_path: Path, orientation: int) -> None:
+    tags = PIL.Image.Exif()
+    tags[274] = orientation
+    waves = np.sin(np.arange(1600) / 40)[:, None, None] + np.cos(np.arange(1200) / 60)[None, :, None]
+    photo = PIL.Image.fromarray(np.uint8(128 + 40 * waves * [1, 0.5, -1]))
+    photo.save(tmp_path / "photo.jpg", exif=tags, quality=95)
+    whole = read_picture(tmp_path / "photo.jpg", PIXELS * 10)
+    make_view(tmp_path / "photo.jpg", tmp_path / "views" / "quick", 160, PIXELS * 10)
+    store_view(whole, tmp_path / "views" / "slow", 160)
+    quick, slow = (decode((tmp_path / "views" / name).read_bytes()) for name in ("quick", "slow"))
+    assert quick.size == slow.size == ((120, 160) if orientation == 1 else (160, 120))
+    assert np.abs(quick.pixels - slow.pixels).max() < 4 / 255
 
 
 def forged_png(width: int, height: int) -> bytes:

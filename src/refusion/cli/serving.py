@@ -39,7 +39,7 @@ def serve(
         host: Address to listen at; one that other machines reach needs a token.
         port: Port to listen at; 0 takes a free one.
         token: What clients must know, at least 16 characters; for other machines one is made by default.
-        models: Models beside the bundled ones: files, or folders of files.
+        models: Models beside the bundled ones: files, folders of training runs, or folders of files.
         data: Folder of pictures and results; by default refusion in the user's folder for data.
         max_pixels: Refuse pictures with more pixels, before they are decoded.
         max_bytes: Refuse requests with more bytes.
