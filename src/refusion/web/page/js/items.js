@@ -7,6 +7,7 @@ import { changed, modelNamed, state } from "./state.js";
 /** @typedef {import("./state.js").Item} Item */
 
 const THUMBNAIL = 192;
+const FORGET_MS = 5000; // a row that is just being drawn may still load it
 let added = 0;
 
 /** Add pictures to the list; their thumbnails follow one after the other. */
@@ -85,7 +86,9 @@ export async function lookAgain(/** @type {Item} */ item) {
 }
 
 function forgetThumbnails(/** @type {Item} */ item) {
-  for (const address of [item.thumbnail, item.rightThumbnail]) if (address) URL.revokeObjectURL(address);
+  for (const address of [item.thumbnail, item.rightThumbnail]) {
+    if (address) setTimeout(() => URL.revokeObjectURL(address), FORGET_MS);
+  }
   Object.assign(item, { thumbnail: null, rightThumbnail: null });
 }
 
