@@ -75,7 +75,7 @@ def test_every_answer_is_guarded(served: Served, path: str) -> None:
     assert "http" not in policy
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["cross-origin-resource-policy"] == "same-origin"
-    assert headers["cache-control"] == "no-store"
+    assert headers["cache-control"] == ("no-cache" if path.startswith("/static") else "no-store")
     assert "access-control-allow-origin" not in headers
 
 
@@ -135,11 +135,15 @@ def test_tokens_that_can_be_guessed_are_refused() -> None:
 def test_the_page_is_served(tmp_path: Path) -> None:
     page = tmp_path / "page"
     (page / "examples").mkdir(parents=True)
+    (page / "main.js").write_text("")
     (page / "index.html").write_text("<!doctype html><title>refusion</title>")
     for side in ("before", "after"):
         (page / f"examples/tiny-{side}.jpg").write_bytes(b"\xff\xd8\xff")
     with serving(tmp_path / "data", Settings(10**6, page=page)) as served:
         assert "refusion" in served.client.get("/").text
+        script = served.client.get("/static/main.js").headers
+        assert script["content-type"].startswith("text/javascript")
+        assert script["cache-control"] == "no-cache"
         (model,) = served.get("models").json()
         for address in model["example"].values():
             assert served.client.get(address).content == b"\xff\xd8\xff"

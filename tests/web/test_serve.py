@@ -72,6 +72,7 @@ def test_it_is_there_at_once_without_torch_and_ends_at_once(started: Started) ->
     assert psutil.wait_procs(children, timeout=5)[1] == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals like these")
 def test_the_worker_ends_with_a_service_that_was_killed(started: Started) -> None:
     children = psutil.Process(started.process.pid).children()
@@ -79,6 +80,7 @@ def test_the_worker_ends_with_a_service_that_was_killed(started: Started) -> Non
     assert psutil.wait_procs(children, timeout=STARTING)[1] == []
 
 
+@pytest.mark.slow
 def test_for_other_machines_it_makes_a_token(tmp_path: Path) -> None:
     begun = Started(tmp_path, "--host", "0.0.0.0")
     try:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import struct
 import zipfile
@@ -19,6 +20,8 @@ from served import Served, save_models, serving, wait_for
 import refusion
 from refusion.imaging.arrays import from_array
 from refusion.imaging.formats import decode, encode
+from refusion.web.models import Shelf
+from refusion.web.pictures import make_view, read_picture, store_view
 from refusion.web.process import worker_words
 from refusion.web.service import Settings
 
@@ -90,6 +93,7 @@ def test_the_format_is_that_of_the_upload_or_the_wished_one(working: Served, suf
         ]
 
 
+@pytest.mark.slow
 def test_options_of_every_kind_of_model(working: Served, models: Path) -> None:
     left, right, holes = picture(seed=1), picture(seed=1, suffix=".webp"), np.zeros((20, 24), np.uint8)
     holes[5:9, 6:12] = 255
@@ -154,6 +158,34 @@ def test_views_are_upright_small_and_tell_nothing_of_the_camera(working: Served)
     assert result(working, id).size == (300, 400)
 
 
+def test_models_are_served_by_the_name_of_their_file_or_run(models: Path, tmp_path: Path) -> None:
+    run = tmp_path / "my-run"
+    run.mkdir()
+    (run / "model.safetensors").write_bytes((models / "tiny.safetensors").read_bytes())
+    shelf = Shelf([run, models / "bokeh.safetensors"], "cpu")
+    assert shelf.headers["my-run"].path == run / "model.safetensors"
+    assert shelf.headers["bokeh"].path == models / "bokeh.safetensors"
+    assert "tiny" not in shelf.headers
+    assert shelf.load("my-run") is shelf.load("my-run")
+    with pytest.raises(refusion.CheckpointError, match="nowhere"):
+        Shelf([tmp_path / "nowhere"], "cpu")
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_shown_as_if_it_had_been_read_whole(tmp_path: Path, orientation: int) -> None:
+    tags = PIL.Image.Exif()
+    tags[274] = orientation
+    waves = np.sin(np.arange(1600) / 40)[:, None, None] + np.cos(np.arange(1200) / 60)[None, :, None]
+    photo = PIL.Image.fromarray(np.uint8(128 + 40 * waves * [1, 0.5, -1]))
+    photo.save(tmp_path / "photo.jpg", exif=tags, quality=95)
+    whole = read_picture(tmp_path / "photo.jpg", PIXELS * 10)
+    make_view(tmp_path / "photo.jpg", tmp_path / "views" / "quick", 160, PIXELS * 10)
+    store_view(whole, tmp_path / "views" / "slow", 160)
+    quick, slow = (decode((tmp_path / "views" / name).read_bytes()) for name in ("quick", "slow"))
+    assert quick.size == slow.size == ((120, 160) if orientation == 1 else (160, 120))
+    assert np.abs(quick.pixels - slow.pixels).max() < 4 / 255
+
+
 def forged_png(width: int, height: int) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -196,6 +228,7 @@ def test_hostile_pictures_fail_with_the_line_of_the_command(working: Served, dat
         ({"eta": 2}, 400, "eta is 2"),
         ({"sigma": 0.1}, 400, "sigma"),
         ({"tile": 1}, 400, "tile is 1"),
+        ({"texture": 0.5}, 400, "texture is 0.5"),
         ({"precision": "64"}, 400, "precision"),
         ({"suffix": ".exe"}, 400, ".exe"),
         ({"trajectory": True, "samples": 2}, 400, "trajectory"),
@@ -229,7 +262,7 @@ def test_no_picture_is_refused_before_anything_decodes_it(working: Served) -> No
 def test_models_tell_what_they_take(working: Served) -> None:
     models = {model["name"]: model for model in working.get("models").json()}
     assert "shadow-removal" in models
-    plain = {"mask": False, "guide": False, "lens": False, "views": 1, "sigma": False}
+    plain = {"mask": False, "guide": False, "lens": False, "views": 1, "sigma": False, "texture": False}
     takes = {name: {k: v for k, v in models[name]["takes"].items() if v is not plain[k]} for name in models}
     assert takes["tiny"] == {}
     assert takes["denoising"] == {"sigma": True}
@@ -245,6 +278,19 @@ def test_models_tell_what_they_take(working: Served) -> None:
 
 
 @pytest.mark.slow
+def test_the_client_in_the_docs_restores(
+    working: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "service.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```py\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("photo.jpg").write_bytes(picture(suffix=".jpg"))
+    there = str(working.client.base_url).rstrip("/")
+    exec(block.replace("http://127.0.0.1:8187", there), {"__name__": "page"})
+    assert decode(Path("clean.jpg").read_bytes()).size == (24, 20)
+
+
+@pytest.mark.slow
 def test_a_killed_worker_fails_its_job_and_another_restores_the_next(working: Served) -> None:
     slow = working.add(picture(100, 100), steps=100, samples=64)
     waiting = working.add(picture())
@@ -257,6 +303,7 @@ def test_a_killed_worker_fails_its_job_and_another_restores_the_next(working: Se
     assert result(working, waiting).size == (24, 20)
 
 
+@pytest.mark.slow
 def test_cancelling_ends_between_two_steps(working: Served) -> None:
     slow = working.add(picture(100, 100), steps=100, samples=64)
     job = working.running(slow)

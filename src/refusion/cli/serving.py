@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +39,7 @@ def serve(
         host: Address to listen at; one that other machines reach needs a token.
         port: Port to listen at; 0 takes a free one.
         token: What clients must know, at least 16 characters; for other machines one is made by default.
-        models: Models beside the bundled ones: files, or folders of files.
+        models: Models beside the bundled ones: files, folders of training runs, or folders of files.
         data: Folder of pictures and results; by default refusion in the user's folder for data.
         max_pixels: Refuse pictures with more pixels, before they are decoded.
         max_bytes: Refuse requests with more bytes.
@@ -73,7 +74,13 @@ def serve(
         words=worker_words(models or [], device, max_pixels, threads),
         settings=Settings(max_pixels, max_bytes, max_waiting, Keeping(seconds_of(keep), room)),
     )
-    serve(serving, open, say)
+    serve(serving, open, _announce)
+
+
+def _announce(line: str) -> None:
+    """Print a line at once, also where the output is no terminal."""
+    say(line)
+    sys.stdout.flush()
 
 
 def seconds_of(age: str) -> float:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import mimetypes
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
@@ -15,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 import refusion
 from refusion.web.archive import unique_names, zipped
+from refusion.web.process import WAIT
 from refusion.web.refusal import Refusal
 from refusion.web.schema import (
     CancelledCount,
@@ -87,6 +89,7 @@ def create_app(make_service: Callable[[], Service], access: Access) -> FastAPI:
 
 def add_page(app: FastAPI, folder: Path) -> None:
     """Serve the page at / and the files of its folder at /static."""
+    mimetypes.add_type("text/javascript", ".js")  # some systems say that it is text
 
     @app.get("/", include_in_schema=False)
     async def index() -> FileResponse:
@@ -179,6 +182,8 @@ async def _queued(request: Request, service: Service, source: str | None) -> Job
                 return await _add(service, form, source)
             finally:
                 await form.close()
+    except OSError as error:
+        raise Refusal(503, f"the picture cannot be stored ({error.strerror}): delete jobs", WAIT) from error
     except Refusal:
         await drain(request)
         raise

@@ -9,14 +9,14 @@ from refusion.errors import CheckpointError, hint
 from refusion.imaging.arrays import from_array
 from refusion.imaging.filetypes import is_picture
 from refusion.imaging.lens import Lens, condition
-from refusion.models.checkpoint import Header, bundled_models, load, read_header
+from refusion.models.checkpoint import MODEL, Header, bundled_models, load, read_header
 from refusion.models.checkpoint import Model as Loaded
 from refusion.restoring.request import Options
 from refusion.web.schema import MAX_KEPT_STEPS, JobOptions, Model, SamplingDefaults, Takes
 
 HEAD = 512
 """First bytes of a file that tell its format."""
-PASSED_ON = ("steps", "sampler", "eta", "seed", "sigma", "samples", "tile", "precision")
+PASSED_ON = ("steps", "sampler", "eta", "seed", "texture", "sigma", "samples", "tile", "precision")
 """Options of a job that are those of a request."""
 
 
@@ -24,7 +24,7 @@ class Shelf:
     """The models that are served; the one that was used last stays loaded.
 
     Args:
-        paths: of models beside the bundled ones, files or folders of files.
+        paths: of models beside the bundled ones: files, folders of training runs, or folders of files.
         device: see `refusion.load`.
 
     Raises:
@@ -32,8 +32,10 @@ class Shelf:
     """
 
     def __init__(self, paths: Iterable[Path], device: str | None) -> None:
-        own = [file for path in paths for file in (sorted(path.glob("*.safetensors")) or [path])]
-        self.headers = {path.stem: read_header(path) for path in [*bundled_models(), *own]}
+        found = {path.stem: path for path in bundled_models()}
+        for path in paths:
+            found |= _models_in(path)
+        self.headers = {name: read_header(path) for name, path in found.items()}
         self._device = device
         self._last: tuple[str, Loaded] | None = None
 
@@ -61,6 +63,13 @@ class Shelf:
         return [_described(name, header) for name, header in self.headers.items()]
 
 
+def _models_in(path: Path) -> dict[str, Path]:
+    """Return the files of a file, a training run or a folder of files, by the names of their models."""
+    if (path / MODEL).is_file():
+        return {path.name: path / MODEL}
+    return {file.stem: file for file in sorted(path.glob("*.safetensors")) or [path]}
+
+
 def _described(name: str, header: Header) -> Model:
     spec, card = header.spec, header.card
     sampling, network = spec.sampling, spec.outline.network
@@ -76,6 +85,7 @@ def _described(name: str, header: Header) -> Model:
             lens=network.num_conditions > 0,
             views=network.num_views,
             sigma=spec.outline.sde.needs_noise_std,
+            texture=spec.mean is not None,
         ),
         enlarge=spec.enlarge.factor,
         sampling=SamplingDefaults(steps=sampling.steps, sampler=str(sampling.sampler), eta=sampling.eta),

@@ -16,6 +16,8 @@ DELAYS = (0.0, 1.0, 5.0, 30.0)
 """Seconds before a worker is started again: at once, and ever later while it ends before it is ready."""
 PATIENCE = 60.0
 """Seconds that a request waits for the worker's start, or for the answer to a check."""
+TRIES = 3
+"""How often a question is asked while workers end under it that are at something else."""
 WAIT = 10
 """Seconds after which a client may ask again."""
 
@@ -126,8 +128,16 @@ class WorkerProcess:
             make_question: called with its number.
 
         Raises:
-            Refusal: the answer is a refusal, or the worker ended.
+            Refusal: the answer is a refusal, or workers ended again and again.
         """
+        for _ in range(TRIES):
+            answer = await self._ask_once(make_question)
+            if answer.status != 503:
+                break
+        if answer.status != 200:
+            raise Refusal(answer.status, answer.error, WAIT if answer.status == 503 else None)
+
+    async def _ask_once(self, make_question: Callable[[int], Check | View]) -> Answer:
         await self.ready()
         number = next(self._numbers)
         question = make_question(number)
@@ -135,25 +145,26 @@ class WorkerProcess:
         self._questions[number] = (question, future)
         self.send(question)
         try:
-            answer = await future
+            return await future
         finally:
             self._questions.pop(number, None)
-        if answer.status != 200:
-            raise Refusal(answer.status, answer.error, WAIT if answer.status == 503 else None)
 
     async def _run_once(self) -> bool:
         """Start a worker, pass on its reports until it ends, and return whether it was ready."""
         pipe = asyncio.subprocess.PIPE
-        self._process = await asyncio.create_subprocess_exec(
-            *self._words.command,
-            stdin=pipe,
-            stdout=pipe,
-            env={**os.environ, **self._words.environment},
-            limit=MAX_LINE,
-        )
+        environment = {**os.environ, **self._words.environment}
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._words.command, stdin=pipe, stdout=pipe, env=environment, limit=MAX_LINE
+            )
+        except OSError:  # there is no memory for it at the moment
+            return False
         assert self._process.stdout is not None
-        while line := await self._process.stdout.readline():
-            self._hear(REPORTS.validate_json(line))
+        with contextlib.suppress(ValueError):  # it says what is no report
+            while line := await self._process.stdout.readline():
+                self._hear(REPORTS.validate_json(line))
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
         status = await self._process.wait()
         was_ready = self.is_ready
         self._process = None

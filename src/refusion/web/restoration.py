@@ -1,4 +1,4 @@
-"""The restoration of a job in its folder, and the pictures of it that browsers show. In the worker's process.
+"""The restoration of a job in its folder, with what is told while it runs. In the worker's process.
 
 Files of a job's folder: see `refusion.web.store`.
 """
@@ -9,27 +9,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyvips
-import torch
 
 from refusion.errors import ImageError
-from refusion.files import atomic
-from refusion.imaging.formats import SUFFIXES, Header, encode, read, writable_suffix, write
-from refusion.imaging.image import Image
-from refusion.imaging.resize import fitted
+from refusion.imaging.formats import SUFFIXES, writable_suffix, write
 from refusion.jobs.plan import Job
 from refusion.jobs.run import Output, run
 from refusion.models.checkpoint import Model
-from refusion.restoring.admission import Demand
 from refusion.restoring.memory import free_memory
 from refusion.restoring.request import Progress
 from refusion.web.messages import Restore, Restored, Stepped
 from refusion.web.models import HEAD, request_options
+from refusion.web.pictures import read_picture, store_view
 
 PREVIEW_SIDE = 512
 PREVIEW_SHARE = 0.2
 """Share of a job's time that its previews may take; others are left out."""
-LOSSLESS_PIXELS = 4_000_000
-"""Pixels of the largest picture that browsers get as PNG; larger ones are JPEG of quality 95."""
 MEMORY_SHARE = 0.75
 """Share of the free memory that a restoration may take; the rest is for pictures that are shown meanwhile."""
 
@@ -39,7 +33,7 @@ class Hooks:
     """What a restoration tells while it runs, and what ends it.
 
     Args:
-        stepped: called when the picture is read, and after each step.
+        stepped: called after each step.
         cancelled: whether to end before the next step.
     """
 
@@ -120,47 +114,6 @@ class _Watch:
         )
 
 
-def make_view(source: Path, target: Path, side: int | None, max_pixels: int) -> None:
-    """Write a picture that browsers show, see `store_view`.
-
-    Raises:
-        ImageError: the source is no whole picture, or too large.
-    """
-    store_view(_read(source, max_pixels), target, side)
-
-
-def store_view(image: Image, target: Path, side: int | None) -> None:
-    """Write a picture as PNG, or as JPEG if it is large; upright, 8 bit, with its profile and without EXIF.
-
-    Args:
-        image: the picture.
-        target: of the file; its folder is created.
-        side: longest side in pixels, to which it is reduced; by default as it is.
-    """
-    if side is not None and max(image.size) > side:
-        pixels = fitted(image.tensor()[None], side)[0].clamp(0, 1).permute(1, 2, 0).contiguous().numpy()
-        alpha = image.alpha
-        if alpha is not None:
-            alpha = fitted(torch.from_numpy(alpha)[None, None], side)[0, 0].clamp(0, 1).contiguous().numpy()
-        image = replace(image, pixels=pixels, alpha=alpha)
-    width, height = image.size
-    plain = replace(image, depth=8, metadata=image.metadata.stripped())
-    suffix = ".png" if width * height <= LOSSLESS_PIXELS else ".jpg"
-    target.parent.mkdir(exist_ok=True)
-    with atomic(target) as part:
-        part.write_bytes(encode(plain, suffix))
-
-
-def _read(path: Path, max_pixels: int) -> Image:
-    """Read a picture if it fits into memory."""
-
-    def admit(header: Header) -> None:
-        size = f"{path} of {header.width} x {header.height} pixels"
-        Demand(header.decoding_bytes, 0).admit(size, torch.device("cpu"))
-
-    return read(path, max_pixels, admit)
-
-
 def result_suffix(picture: Path, wished: str | None) -> str:
     """Return the suffix of the result: the wished one, or that of the picture.
 
@@ -182,7 +135,7 @@ def _cropped(path: Path, box: list[int], max_pixels: int) -> Path:
     Raises:
         ValueError: the part is not within the picture.
     """
-    image = _read(path, max_pixels)
+    image = read_picture(path, max_pixels)
     (left, top, width, height), (whole_width, whole_height) = box, image.size
     if not (0 <= left < left + width <= whole_width and 0 <= top < top + height <= whole_height):
         within = f"give x, y, width, height within {whole_width} x {whole_height}"

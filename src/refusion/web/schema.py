@@ -33,6 +33,7 @@ class JobOptions(Value):
     sampler: str | None = None
     eta: float | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    texture: float | None = None
     samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] = 1
     sigma: float | None = None
     lens: LensChange | None = None
@@ -90,6 +91,7 @@ class Takes(Value):
     lens: bool
     views: int
     sigma: bool
+    texture: bool = False
 
 
 class SamplingDefaults(Value):

@@ -52,35 +52,34 @@ def serve(serving: Serving, open_browser: bool, say: Callable[[str], object]) ->
     Raises:
         RefusionError: the port is taken, or the folder of the store cannot be used.
     """
-    store = Store(serving.data)
-    tempfile.tempdir = str(store.folder)  # uploads on their way: one disk, and not in memory
-    service: list[Service] = []
+    with _listen(serving.host, serving.port) as listening:
+        store = Store(serving.data)
+        tempfile.tempdir = str(store.folder)  # uploads on their way: one disk, and not in memory
+        service: list[Service] = []
 
-    def make_service() -> Service:
-        service.append(Service(store, serving.words, serving.settings))
-        return service[0]
+        def make_service() -> Service:
+            service.append(Service(store, serving.words, serving.settings))
+            return service[0]
 
-    app = create_app(make_service, serving.access)
-    add_page(app, serving.settings.page)
-    listening = _listen(serving.host, serving.port)
-    address = _address(serving, listening.getsockname()[1])
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=1,
-    )
+        def started() -> None:
+            address = _address(serving, listening.getsockname()[1])
+            say(f"serving at {address} (Ctrl-C ends it)")
+            if open_browser:
+                with contextlib.suppress(webbrowser.Error):
+                    webbrowser.open(address)
 
-    def started() -> None:
-        say(f"serving at {address} (Ctrl-C ends it)")
-        if open_browser:
-            with contextlib.suppress(webbrowser.Error):
-                webbrowser.open(address)
-
-    server = _Server(config, started, lambda: service[0].hang_up())
-    server.run(sockets=[listening])
+        app = create_app(make_service, serving.access)
+        add_page(app, serving.settings.page)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=1,
+        )
+        server = _Server(config, started, lambda: service[0].hang_up())
+        server.run(sockets=[listening])
 
 
 class _Server(uvicorn.Server):
@@ -91,6 +90,7 @@ class _Server(uvicorn.Server):
     ) -> None:
         super().__init__(config)
         self._tell, self._ending = started, ending
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -99,7 +99,8 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
-        self._loop.call_soon_threadsafe(self._ending)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._ending)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -103,29 +103,14 @@ class Store:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._jobs = folder / "jobs"
+        self.folder, self._jobs = folder, folder / "jobs"
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.chmod(0o700)
             self._jobs.mkdir(mode=0o700, exist_ok=True)
-            self._database = sqlite3.connect(
-                folder / "jobs.sqlite", timeout=0.2, isolation_level=None, check_same_thread=False
-            )
-            self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = NORMAL")
-            self._database.execute("CREATE TABLE IF NOT EXISTS jobs (id TEXT PRIMARY KEY, record TEXT)")
-            self._database.execute("BEGIN IMMEDIATE")  # takes the lock, which stays
-            self._database.execute("COMMIT")
-            rows = self._database.execute("SELECT record FROM jobs").fetchall()
         except OSError as error:
             raise RefusionError(f"{folder} cannot be used ({error.strerror}): give another --data") from error
-        except sqlite3.OperationalError as error:
-            remedy = "end the service that uses it, or give another --data"
-            raise RefusionError(f"{folder} cannot be used ({error}): {remedy}") from error
-        except sqlite3.DatabaseError as error:
-            raise RefusionError(f"{folder / 'jobs.sqlite'} is damaged ({error}): remove it") from error
+        self._database, rows = _opened(folder / "jobs.sqlite")
         records = (Record.model_validate_json(row[0]) for row in rows)
         self.records = {record.id: record for record in records}
         self._sizes = {id: size_of(self.folder_of(id)) for id in self.records}
@@ -146,13 +131,15 @@ class Store:
     def put(self, record: Record) -> None:
         """Store a record; it replaces that of the same id. The bytes of its files are counted anew."""
         values = (record.id, record.model_dump_json())
-        self._database.execute("INSERT OR REPLACE INTO jobs VALUES (?, ?)", values)
+        with contextlib.suppress(sqlite3.OperationalError):  # the disk is full: it counts until the end
+            self._database.execute("INSERT OR REPLACE INTO jobs VALUES (?, ?)", values)
         self.records[record.id] = record
         self._sizes[record.id] = size_of(self.folder_of(record.id))
 
     def forget(self, id: str) -> None:
         """Remove the record of a job; its files stay until `discard`."""
-        self._database.execute("DELETE FROM jobs WHERE id = ?", (id,))
+        with contextlib.suppress(sqlite3.OperationalError):
+            self._database.execute("DELETE FROM jobs WHERE id = ?", (id,))
         self.records.pop(id, None)
         self._sizes.pop(id, None)
 
@@ -192,6 +179,27 @@ class Store:
             total -= self._sizes[record.id]
             expired.append(record.id)
         return expired
+
+
+def _opened(path: Path) -> tuple[sqlite3.Connection, list[tuple[str]]]:
+    """Open a database for this process alone, and return it and its records.
+
+    Raises:
+        RefusionError: another process uses it, or it is damaged.
+    """
+    database = sqlite3.connect(path, timeout=0.2, isolation_level=None, check_same_thread=False)
+    try:
+        database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
+        database.execute("CREATE TABLE IF NOT EXISTS jobs (id TEXT PRIMARY KEY, record TEXT)")
+        database.execute("BEGIN IMMEDIATE")  # takes the lock, which stays
+        database.execute("COMMIT")
+        return database, database.execute("SELECT record FROM jobs").fetchall()
+    except sqlite3.DatabaseError as error:
+        database.close()
+        remedy = "end the service that uses it, or give another --data"
+        raise RefusionError(f"{path} cannot be used ({error}): {remedy}") from error
 
 
 def size_of(folder: Path) -> int:

@@ -111,16 +111,9 @@ def files_of(form: FormData) -> dict[str, UploadFile]:
 
 
 async def store_files(files: dict[str, UploadFile], folder: Path) -> dict[str, str]:
-    """Store files in a folder by the names of their parts, and return what the client calls them.
-
-    Raises:
-        Refusal: the disk is full.
-    """
+    """Store files in a folder by the names of their parts, and return what the client calls them."""
     for part, file in files.items():
-        try:
-            await asyncio.to_thread(_copy, file, folder / part)
-        except OSError as error:
-            raise Refusal(503, f"the picture cannot be stored ({error.strerror}): delete jobs", 60) from None
+        await asyncio.to_thread(_copy, file, folder / part)
     return {part: shown_name(file.filename or part) for part, file in files.items()}
 
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from refusion.errors import Cancelled, RefusionError, first_line
+from refusion.errors import Cancelled, RefusionError, first_line, printable
 from refusion.restoring.threads import use_threads
 from refusion.web.messages import (
     COMMANDS,
@@ -69,9 +69,13 @@ class Worker:
             "cancel": self._cancel,
             "view": self._views.put,
         }
-        for line in commands:
-            command = COMMANDS.validate_json(line)
-            handlers[command.kind](command)  # type: ignore[operator]
+        try:
+            for line in commands:
+                command = COMMANDS.validate_json(line)
+                handlers[command.kind](command)  # type: ignore[operator]
+        except Exception:
+            traceback.print_exc()
+            os._exit(1)  # a worker that hears nothing would wait for ever
         from refusion.files import discard_unfinished
 
         discard_unfinished()
@@ -86,14 +90,16 @@ class Worker:
 
     def view(self) -> None:
         """Make pictures for browsers for ever."""
-        from refusion.web.restoration import make_view
+        from refusion.web.pictures import make_view
 
         while True:
             command = self._views.get()
             answer = Answer(number=command.number)
             try:
                 make_view(Path(command.source), Path(command.target), command.side, self._max_pixels)
-            except EXPECTED as error:
+            except Exception as error:
+                if not isinstance(error, EXPECTED):
+                    traceback.print_exc()
                 line = first_line(error).replace(command.source, command.name)
                 answer = Answer(number=command.number, status=415, error=line)
             self.report(answer)
@@ -163,7 +169,10 @@ def main(words: Sequence[str] | None = None) -> None:
     from refusion.imaging.formats import READABLE
     from refusion.web.models import Shelf
 
-    shelf = Shelf(settings.models, settings.device)
+    try:
+        shelf = Shelf(settings.models, settings.device)
+    except RefusionError as error:
+        sys.exit(f"refusion: {printable(error)}")
     worker = Worker(shelf, settings.max_pixels, output)
     worker.report(Ready(models=shelf.described(), samplers=list(SAMPLERS), formats=list(READABLE)))
     threading.Thread(target=worker.view, daemon=True).start()
