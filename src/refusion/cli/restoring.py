@@ -1,6 +1,7 @@
 """The commands `restore` and `diffuse`."""
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +67,7 @@ def restore(
     options = sampling.options()
     if output.samples > 1:
         options["samples"] = output.samples
+    began = time.monotonic()
     with files_of(paths, out, format) as files:
         if files.piped and output.uncertainty:
             raise ValueError("--uncertainty writes a second picture: name a file with --out")
@@ -84,6 +86,8 @@ def restore(
     by = model or f"{name} (`refusion models` lists others)"
     share = "" if shard.count == 1 else f", shard {shard}"
     notes = [f"restored {tally.restored} of {tally.total} to {files.shown} with {by}{share}"]
+    if many.engine == "ray":
+        notes.append(f"{tally.megapixels / (time.monotonic() - began):.3g} megapixels a second")
     if tally.skipped:
         notes.append(f"{tally.skipped} were there already (--overwrite redoes them)")
     if tally.failed:
@@ -101,6 +105,7 @@ class Tally:
     Args:
         total: number of all pictures.
         restored, failed, skipped: numbers of those that are done with.
+        megapixels: of those restored.
         move: moves a progress bar: how many are done with, and of how many.
     """
 
@@ -108,6 +113,7 @@ class Tally:
     restored: int = 0
     failed: int = 0
     skipped: int = 0
+    megapixels: float = 0.0
     move: "Callable[[int, int], None]" = lambda done, total: None
     _told: set[str] = field(default_factory=set)
 
@@ -127,6 +133,7 @@ class Tally:
             self.failed += 1
         else:
             self.restored += 1
+            self.megapixels += outcome.megapixels
         self._show()
 
     def _show(self) -> None:
