@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 PHOTO ?=
 
-.PHONY: install demo check test bench docs clean
+.PHONY: install demo check test test-cluster bench docs clean
 
 install: .venv/installed
 
@@ -27,8 +27,13 @@ test: install
 	$(BIN)/python -m pytest -n 2
 	$(BIN)/python -m pytest -m slow -n 2
 
+test-cluster: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group cluster
+	$(BIN)/python -m pytest -m cluster --timeout 900
+
 bench: install
 	$(BIN)/python benchmarks/restore.py
+	$(BIN)/python benchmarks/training.py
 
 docs: install
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html

@@ -170,13 +170,14 @@ def test_the_demo_restores(
 
 
 def test_the_training_page_shows_every_key() -> None:
-    """Those of the loop once, since both stages have them."""
+    """Those of the loop once, since all stages have them."""
     page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"^```yaml\n(task: my task.*?)^```", page, re.MULTILINE | re.DOTALL)
     shown = yaml.safe_load(text)
     whole = parse(shown, "docs").model_dump()
     whole["card"].pop("task")  # is the recipe's own
-    shown["codec_training"] = {**dict.fromkeys(Loop.model_fields), **shown["codec_training"]}
+    for stage in ("codec_training", "mean_training"):
+        shown[stage] = {**dict.fromkeys(Loop.model_fields), **shown[stage]}
     for part, values in whole.items():
         if isinstance(values, dict):
             assert shown[part].keys() == values.keys(), part

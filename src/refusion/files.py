@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from refusion.errors import CheckpointError, first_line
+from refusion.remote import Place
 
 if sys.platform != "win32":
     import fcntl
@@ -88,6 +89,11 @@ def discard_unfinished() -> None:
             part.unlink()
 
 
+def user_cache() -> Path:
+    """Return the folder for what can be made or loaded again, of this user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "refusion"
+
+
 def comparable(name: str) -> str:
     """Return the name of a file as it is compared with others: letters and their accents composed.
 
@@ -100,7 +106,7 @@ KINDS_SHOWN = 8
 """Kinds of files that `kinds` names; the rest is counted together."""
 
 
-def kinds(files: Iterable[Path]) -> str:
+def kinds(files: Iterable[Place]) -> str:
     """Return the suffixes of files with their counts, the most frequent first: ".heic (2) .bmp"."""
     counts = Counter(file.suffix.lower() or "(no suffix)" for file in files)
     ordered = sorted(counts.items(), key=lambda kind: (-kind[1], kind[0]))

@@ -154,7 +154,7 @@ def test_metrics_are_columns(run: Run, model: Path, monkeypatch: pytest.MonkeyPa
 
 def test_metrics_without_weights_need_no_files(run: Run, model: Path) -> None:
     pairs = make_pairs("pairs", 2)
-    names = ["ssimulacra2", "swd", "spectrum", "texture"]
+    names = ["ssimulacra2", "swd", "spectrum", "detail"]
     asked = [part for name in names for part in ("--metric", name)]
     said = run("evaluate", pairs, "--model", model, "--device", "cpu", "--csv", "scores.csv", *asked)
     head, first, second = said.out.splitlines()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from refusion.evaluation.metrics import psnr
 from refusion.evaluation.perceptual import METRICS, without_weights
-from refusion.evaluation.spectrum import FLOOR, RINGS, Spectrum, Texture, spectrum
+from refusion.evaluation.spectrum import FLOOR, RINGS, Detail, Spectrum, spectrum
 from refusion.evaluation.ssimulacra2 import Ssimulacra2
 from refusion.evaluation.wasserstein import (
     COARSEST,
@@ -23,7 +23,7 @@ from refusion.evaluation.wasserstein import (
     sliced_wasserstein,
 )
 
-MODULES: list[Callable[[], nn.Module]] = [Ssimulacra2, SlicedWasserstein, Spectrum, Texture]
+MODULES: list[Callable[[], nn.Module]] = [Ssimulacra2, SlicedWasserstein, Spectrum, Detail]
 
 
 def photo() -> Tensor:
@@ -64,7 +64,7 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], float]] = {
     "ssimulacra2": lambda x, y: 100 - float(Ssimulacra2()(x, y)),
     "swd": lambda x, y: float(SlicedWasserstein()(x, y)),
     "spectrum": lambda x, y: float(Spectrum()(x, y)),
-    "texture": lambda x, y: abs(float(Texture()(x, y))),
+    "detail": lambda x, y: abs(float(Detail()(x, y))),
 }
 
 
@@ -103,22 +103,22 @@ def test_a_batch_is_measured_one_by_one_and_always_alike(build: Callable[[], nn.
     assert torch.equal(build()(worse, clean), together)
 
 
-def test_symmetric_are_swd_and_spectrum_and_texture_changes_its_sign() -> None:
+def test_symmetric_are_swd_and_spectrum_and_detail_changes_its_sign() -> None:
     x, y = blurred(photo(), 2), photo()
     assert float(SlicedWasserstein()(x, y)) == pytest.approx(float(SlicedWasserstein()(y, x)), rel=1e-4)
     assert float(Spectrum()(x, y)) == pytest.approx(float(Spectrum()(y, x)))
-    assert float(Texture()(x, y)) == pytest.approx(-float(Texture()(y, x)))
+    assert float(Detail()(x, y)) == pytest.approx(-float(Detail()(y, x)))
 
 
 def test_the_metrics_without_weights_are_these() -> None:
-    assert list(without_weights().distances) == ["ssimulacra2", "swd", "spectrum", "texture"]
+    assert list(without_weights().distances) == ["ssimulacra2", "swd", "spectrum", "detail"]
     assert [type(METRICS[name].build()) for name in without_weights().distances] == MODULES
 
 
 # ---- texture, wherever it is
 
 
-@pytest.mark.parametrize("name", ["swd", "spectrum", "texture"])
+@pytest.mark.parametrize("name", ["swd", "spectrum", "detail"])
 @pytest.mark.parametrize(
     "other", [grains(0).roll((5, 3), (2, 3)), grains(1)], ids=["displaced", "drawn anew"]
 )
@@ -130,11 +130,11 @@ def test_equal_texture_is_near_and_blurred_texture_is_far(name: str, other: Tens
     assert 2 * DISTANCES[name](other, clean) < DISTANCES[name](smooth, clean)
 
 
-def test_texture_says_how_much_of_the_power_is_there() -> None:
+def test_detail_says_how_much_of_the_power_is_there() -> None:
     noise = 0.1 * torch.randn(1, 3, 64, 64)
-    assert float(Texture()(0.5 + noise / 2**0.5, 0.5 + noise)) == pytest.approx(-3.01, abs=0.02)
-    assert float(Texture()(blurred(photo(), 1), photo())) < -3
-    assert float(Texture()(noisy(photo(), 10), photo())) > 0.5
+    assert float(Detail()(0.5 + noise / 2**0.5, 0.5 + noise)) == pytest.approx(-3.01, abs=0.02)
+    assert float(Detail()(blurred(photo(), 1), photo())) < -3
+    assert float(Detail()(noisy(photo(), 10), photo())) > 0.5
 
 
 # ---- the spectrum

@@ -8,7 +8,7 @@ import pytest
 from refusion.errors import ImageError
 from refusion.imaging.arrays import from_array
 from refusion.imaging.formats import write
-from refusion.jobs.plan import Job, plan
+from refusion.jobs.plan import Job, Plan, plan
 
 
 def photos(folder: Path, *names: str) -> Path:
@@ -19,12 +19,20 @@ def photos(folder: Path, *names: str) -> Path:
     return folder
 
 
+def jobs(planned: Plan) -> list[Job]:
+    return [one for one in planned.jobs if not one.problem]
+
+
+def problems(planned: Plan) -> list[str]:
+    return [one.problem for one in planned.jobs if one.problem]
+
+
 def test_two_files_are_one_scene_whatever_their_names(tmp_path: Path) -> None:
     photos(tmp_path, "l.png", "r.jpg")
     l_in, r_in, out = tmp_path / "l.png", tmp_path / "r.jpg", tmp_path / "out"
     made = plan([str(l_in), str(r_in)], out, views=2)
-    assert made.problems == []
-    assert made.jobs == [Job((l_in, r_in), (out / "left" / "l.png", out / "right" / "r.jpg"))]
+    assert problems(made) == []
+    assert jobs(made) == [Job((l_in, r_in), (out / "left" / "l.png", out / "right" / "r.jpg"))]
 
 
 def test_two_folders_are_paired_by_name_and_keep_their_structure(tmp_path: Path) -> None:
@@ -34,8 +42,8 @@ def test_two_folders_are_paired_by_name_and_keep_their_structure(tmp_path: Path)
         tmp_path / "out",
     )
     made = plan([str(a), str(b)], out, views=2)
-    assert made.problems == []
-    assert made.jobs == [
+    assert problems(made) == []
+    assert jobs(made) == [
         Job((a / "1.png", b / "1.jpg"), (out / "left" / "1.png", out / "right" / "1.jpg")),
         Job((a / "day/2.png", b / "day/2.png"), (out / "left/day/2.png", out / "right/day/2.png")),
     ]
@@ -45,8 +53,8 @@ def test_two_folders_are_paired_by_name_and_keep_their_structure(tmp_path: Path)
 def test_a_view_without_the_other_is_a_problem_that_names_it(tmp_path: Path, also: tuple[str, ...]) -> None:
     a, b = photos(tmp_path / "a", "x.png", *also), photos(tmp_path / "b", "y.png", *also)
     made = plan([str(a), str(b)], tmp_path / "out", views=2)
-    assert [job.sources for job in made.jobs] == [(a / name, b / name) for name in also]
-    assert made.problems == [
+    assert [job.sources for job in jobs(made)] == [(a / name, b / name) for name in also]
+    assert problems(made) == [
         f"{path}: no picture of the other view has its name" for path in (a / "x.png", b / "y.png")
     ]
 
@@ -54,17 +62,17 @@ def test_a_view_without_the_other_is_a_problem_that_names_it(tmp_path: Path, als
 def test_two_files_of_one_stem_are_a_problem_that_names_both(tmp_path: Path) -> None:
     a, b = photos(tmp_path / "a", "x.jpg", "x.png"), photos(tmp_path / "b", "x.png")
     made = plan([str(a), str(b)], tmp_path / "out", views=2)
-    assert [job.sources for job in made.jobs] == [(a / "x.jpg", b / "x.png")]
-    assert made.problems == [f"{a / 'x.png'}: same stem as x.jpg; rename one of them"]
+    assert [job.sources for job in jobs(made)] == [(a / "x.jpg", b / "x.png")]
+    assert problems(made) == [f"{a / 'x.png'}: same stem as x.jpg; rename one of them"]
 
 
 def test_a_missing_file_is_one_problem(tmp_path: Path) -> None:
     photos(tmp_path, "l.png")
     made = plan([str(tmp_path / "l.png"), str(tmp_path / "r.png")], tmp_path / "out", views=2)
-    assert made.jobs == []
-    assert len(made.problems) == 2
-    assert "r.png does not exist" in made.problems[0]
-    assert "l.png: no picture of the other view" in made.problems[1]
+    assert jobs(made) == []
+    assert len(problems(made)) == 2
+    assert "r.png does not exist" in problems(made)[0]
+    assert "l.png: no picture of the other view" in problems(made)[1]
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -83,5 +91,5 @@ def test_results_of_an_earlier_run_are_no_sources(tmp_path: Path) -> None:
     for side in ("left", "right"):
         photos(tmp_path / side, "a.png")
     made = plan([str(tmp_path / "left"), str(tmp_path / "right")], tmp_path, views=2)
-    assert made.jobs == []
-    assert all("would be replaced by its restoration" in problem for problem in made.problems)
+    assert jobs(made) == []
+    assert all("would be replaced by its restoration" in problem for problem in problems(made))

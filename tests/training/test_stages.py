@@ -526,7 +526,7 @@ def test_what_is_released_tells_no_folder_and_its_card_once(pairs: Path, tmp_pat
     assert "card" not in header.recipe
     said = {**described.card.model_dump(exclude={"metrics"}), "task": "test"}
     assert header.card.model_dump(exclude={"metrics"}) == said
-    measured = {"val_psnr", "val_ssim", "val_ssimulacra2", "val_swd", "val_spectrum", "val_texture"}
+    measured = {"val_psnr", "val_ssim", "val_ssimulacra2", "val_swd", "val_spectrum", "val_detail"}
     assert header.card.metrics.keys() == {"psnr", *measured}
     assert header.card.metrics["psnr"] == 30.5
 

@@ -10,7 +10,6 @@ Graphs are made once for each model and kept beside its file, or else in the use
 
 import copy
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflat
 import refusion
 from refusion.backends.graphs import Graph, Inputs, answers, check_traceable, require, session, write_checked
 from refusion.errors import CheckpointError
-from refusion.files import atomic
+from refusion.files import atomic, user_cache
 from refusion.models.checkpoint import Model
 from refusion.nn.network import Network
 from refusion.nn.pooling import Pool, whole_mean
@@ -152,15 +151,20 @@ def with_onnx(model: Model, report: Callable[[str], object] = lambda _: None) ->
     require()
     if model.device.type != "cpu":
         raise CheckpointError(f"{model.name} is on {model.device}: onnxruntime needs the device cpu")
-    check_traceable(model.network, model.name, "leave out the backend")
-    whole, parts = _network_graph(model), list(_part_graphs(model.codec))
-    folder = _written(model, [whole, *parts], report)
+    networks = {"network": model.network} | ({} if model.mean is None else {"mean": model.mean})
+    for network in networks.values():
+        check_traceable(network, model.name, "leave out the backend")
+    whole = [_network_graph(name, network, model.codec) for name, network in networks.items()]
+    parts = list(_part_graphs(model.codec))
+    folder = _written(model, [*whole, *parts], report)
     codec = copy.copy(model.codec)
     for part in parts:
         _, layout = tree_flatten(part.module(*part.example(1, 1, 1)))
         setattr(codec, part.name, _Answer(session(graph_file(folder, part.name)), layout))
-    network = OnnxNetwork(model.network, session(graph_file(folder, whole.name)))
-    return replace(model, network=network, codec=codec)
+    running = {
+        name: OnnxNetwork(network, session(graph_file(folder, name))) for name, network in networks.items()
+    }
+    return replace(model, network=running["network"], codec=codec, mean=running.get("mean"))
 
 
 class _Answer:
@@ -173,9 +177,8 @@ class _Answer:
         return tree_unflatten(answers(self._running, tree_leaves(inputs)), self._layout)
 
 
-def _network_graph(model: Model) -> Graph:
-    network, channels = model.network, model.codec.channels
-    seen = model.codec.seen_channels(network.num_guides)
+def _network_graph(name: str, network: Network, codec: Codec) -> Graph:
+    channels, seen = codec.channels, codec.seen_channels(network.num_guides)
     widths = _pooled_widths(network, channels, seen)
 
     def inputs(count: int, height: int, width: int) -> Inputs:
@@ -186,7 +189,7 @@ def _network_graph(model: Model) -> Graph:
         return x_t, mu, embedding, torch.rand(count, 1, count), given
 
     names = ("x_t", "mu", "embedding", "mixing", "given")
-    return Graph("network", _Pooled(network), inputs, names, max(8, network.multiple), network.num_views)
+    return Graph(name, _Pooled(network), inputs, names, max(8, network.multiple), network.num_views)
 
 
 def _part_graphs(codec: Codec) -> Iterator[Graph]:
@@ -260,11 +263,6 @@ def _write(graphs: Sequence[Graph], folder: Path) -> None:
 def graph_file(folder: Path, name: str) -> Path:
     """Return the file of a graph."""
     return folder / f"{name}.onnx"
-
-
-def user_cache() -> Path:
-    """Return the folder for graphs of models whose own folders cannot be written to."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "refusion"
 
 
 def _key(path: Path) -> str:

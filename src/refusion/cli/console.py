@@ -62,11 +62,17 @@ def bar(items: Iterable[T], unit: str, total: int | None = None, name: str | Non
 
 
 @contextmanager
-def meter(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar, on terminals only, and yield what moves it: how many are done, and of how many."""
+def meter(unit: str, name: str | None = None) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar, on terminals only, and yield what moves it: how many are done, and of how many.
+
+    Args:
+        unit: of what is done.
+        name: written before the bar.
+    """
     from tqdm import tqdm
 
-    with tqdm(unit=unit, disable=None, leave=False) as shown:
+    title = None if name is None else printable(name)
+    with tqdm(unit=unit, desc=title, disable=None, leave=False) as shown:
 
         def move(done: int, total: int) -> None:
             if shown.total != total:

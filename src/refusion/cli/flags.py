@@ -1,6 +1,9 @@
 """Groups of options that several commands share, and their conversion to values of the package."""
 
+import contextlib
 import math
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -8,10 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
+    from refusion.jobs.plan import Plan
+    from refusion.jobs.run import Outcome
+    from refusion.jobs.shard import Shard
     from refusion.restoring.request import Options
 
 SAMPLERS_HELP = (
     "posterior, ode-1, ode-2, ode-3, sde-1, sde-2, sde-3, euler-maruyama, euler-ode, or one of your own."
+)
+ENGINE_HELP = (
+    "What restores: this process, or workers of a Ray cluster: one for each accelerator or --threads."
 )
 Device = Annotated[str | None, Parameter(help="cpu, cuda, cuda:1, mps; by default the best there is.")]
 Backend = Annotated[
@@ -32,6 +41,8 @@ class SamplingFlags:
     "0 (deterministic) to 1 (posterior), for the sampler posterior."
     seed: int | None = None
     "Seed of all noise."
+    texture: float | None = None
+    "Of models with a mean stage: 0 (their mean, of the best PSNR) to 1 (a sample)."
     tile: int | None = None
     "Side in pixels of the tiles of a large picture; by default what free memory allows."
     precision: Literal["auto", "32", "bf16", "16"] | None = None
@@ -83,15 +94,23 @@ class OutputFlags:
     "With --samples, also write NAME-uncertainty.png: the std of the samples, white for a tenth of the range."
     trajectory: Path | None = None
     "Write the steps of a single picture as an animated GIF."
-    mask: Path | None = None
+    mask: str | None = None
     """For inpainting: a mask, white in the holes, of the size of the picture; or a folder with a mask of the
     same name for each picture."""
-    guide: Path | None = None
+    guide: str | None = None
     """For models that take a guide: a grey map of the size of the picture; or a folder, as for --mask."""
     hole_colour: str | None = None
     """For inpainting: colour with which the holes are painted over, as "#ff00ff"."""
     strip: Annotated[bool, Parameter(negative="")] = False
     "Leave out EXIF, XMP and IPTC (dates, camera, place, copyright), and date the files now."
+
+    def with_maps(self, planned: "Plan") -> "Plan":
+        """Return the plan with the mask and the guide of each picture."""
+        from refusion.remote import place
+
+        if self.mask:
+            planned = planned.with_masks(place(self.mask))
+        return planned.with_guides(place(self.guide)) if self.guide else planned
 
     def check(self, pictures: int) -> None:
         """Check that the options are compatible.
@@ -110,6 +129,66 @@ class OutputFlags:
             raise ValueError("--trajectory needs a single picture and a single sample")
         if self.mask and self.hole_colour:
             raise ValueError("--mask and --hole-colour both tell what is missing: give one")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ManyFlags:
+    """Options of many pictures, on several machines."""
+
+    shard: str | None = None
+    """The share of this process in the work, as 3/16; by default that of RANK and WORLD_SIZE, or of a SLURM
+    array."""
+    report: Path | None = None
+    """Add a row for each outcome to this CSV file; with a shard, to one of its own, as out-3-of-16.csv."""
+    retry_failed: Annotated[bool, Parameter(negative="")] = False
+    "Only what failed by the --report and those of its shards, and was not restored since."
+    engine: Annotated[Literal["local", "ray"], Parameter(help=ENGINE_HELP)] = "local"
+    address: str | None = None
+    "Of the Ray cluster; auto is the one that this machine belongs to. By default one of this machine alone."
+
+    def share(self) -> "Shard":
+        """Return the share of this process.
+
+        Raises:
+            ValueError: there is no such share, or the environment names none.
+        """
+        from refusion.jobs.shard import parse_shard, shard_of
+
+        return shard_of(os.environ) if self.shard is None else parse_shard(self.shard)
+
+    @contextlib.contextmanager
+    def reporting(self, shard: "Shard", model: str, seed: int) -> "Iterator[Callable[[Outcome], object]]":
+        """Yield what adds an outcome to the report, if there is one.
+
+        Args:
+            shard: of this process.
+            model, seed: of all outcomes.
+
+        Raises:
+            OSError: the report cannot be written.
+        """
+        from refusion.jobs.report import Report, path_of
+
+        if self.report is None:
+            yield lambda outcome: None
+            return
+        with contextlib.closing(Report(path_of(self.report, shard), model, seed)) as report:
+            yield report.add
+
+    def chosen(self, planned: "Plan") -> "Plan":
+        """Return what is to be restored of a plan.
+
+        Raises:
+            ValueError: failures are meant, and no report is given.
+        """
+        from refusion.jobs.report import failed_files
+
+        if not self.retry_failed:
+            return planned
+        if self.report is None:
+            raise ValueError("--retry-failed needs the --report of the run whose failures are meant")
+        return planned.only(failed_files(self.report))
 
 
 @Parameter(name="*")

@@ -22,7 +22,7 @@ PROTOCOL_HELP = (
 )
 METRIC_HELP = (
     "A perceptual metric as NAME, or as NAME=FILE,FILE with the files of its weights; may be repeated. "
-    "NAME is one of ssimulacra2, swd, spectrum, texture, lpips-alex, lpips-vgg, dists, fid."
+    "NAME is one of ssimulacra2, swd, spectrum, detail, lpips-alex, lpips-vgg, dists, fid."
 )
 
 

@@ -7,6 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from refusion.remote import Place
 
 INPUT, OUTPUT = "/dev/stdin", "/dev/stdout"
 """The words for standard input and output, on all systems; users write "-", which options begin with."""
@@ -41,7 +45,7 @@ class Files:
     """
 
     paths: Sequence[str]
-    out: Path
+    out: "Place"
     shown: str
     piped: bool = False
     folder: Path | None = None
@@ -52,7 +56,7 @@ class Files:
 
 
 @contextmanager
-def files_of(paths: Sequence[str], out: Path | None, form: str | None) -> Iterator[Files]:
+def files_of(paths: Sequence[str], out: str | None, form: str | None) -> Iterator[Files]:
     """Yield files that stand for pipes; when the block ends, the result goes to standard output.
 
     Args:
@@ -63,28 +67,31 @@ def files_of(paths: Sequence[str], out: Path | None, form: str | None) -> Iterat
     Raises:
         ValueError: a pipe is not alone, is a terminal, has too many bytes, or has a format without being one.
     """
+    from refusion.remote import place
+
     incoming = INPUT in paths
-    outgoing = out == Path(OUTPUT) or (incoming and out is None)
+    outgoing = out == OUTPUT or (incoming and out is None)
     if form is not None and not outgoing:
         raise ValueError(
             "--format is for standard output: the suffix of --out decides, or that of the picture"
         )
     if not (incoming or outgoing):
-        place = out or Path("restored")
-        yield Files(paths, place, str(place))
+        folder = place(out or "restored")
+        yield Files(paths, folder, str(folder))
         return
+    target = None if out is None else place(out)
     if len(paths) > 1 or Path(paths[0]).is_dir():
         raise ValueError("- stands for one picture: give one file, or - alone")
     if outgoing and sys.stdout.isatty():
         raise ValueError("standard output is the terminal: add > result.png, or name a file with --out")
-    if out is not None and not outgoing and (out.is_dir() or not out.suffix):
+    if target is not None and not outgoing and (target.is_dir() or not target.suffix):
         raise ValueError(f"--out is {out}: name a file for the picture on standard input")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = _stored(folder / "standard-input") if incoming else Path(paths[0])
         if not outgoing:
-            assert out is not None
-            yield Files([str(source)], out, str(out), folder=folder)
+            assert target is not None
+            yield Files([str(source)], target, str(target), folder=folder)
             return
         suffix = _suffix(source) if form is None else _checked(form)
         target = folder / f"standard-output{suffix}"

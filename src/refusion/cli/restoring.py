@@ -1,12 +1,15 @@
 """The commands `restore` and `diffuse`."""
 
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from refusion.cli.console import bar, complain, say
-from refusion.cli.flags import Backend, Device, Out, OutputFlags, SamplingFlags
+from refusion.cli.console import bar, complain, meter, say
+from refusion.cli.flags import Backend, Device, ManyFlags, Out, OutputFlags, SamplingFlags
 from refusion.cli.pipes import Files, files_of
 from refusion.cli.threads import Threads, use_threads
 
@@ -14,11 +17,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from refusion.imaging.image import Image
-    from refusion.jobs.plan import Plan
+    from refusion.jobs.plan import Job, Plan
+    from refusion.jobs.run import Outcome
     from refusion.models.checkpoint import Header, Model
     from refusion.restoring.request import Options
 
-Place = Annotated[Path | None, Parameter(name=["--out", "-o"])]
+OutPlace = Annotated[str | None, Parameter(name=["--out", "-o"])]
 GIF_FRAMES, GIF_SIDE = 25, 480
 """Frames and longest side of an animation: noise takes up to 1.5 bytes a pixel, so less than 9 MB."""
 FORMAT_HELP = "Suffix of the result on standard output, as png; by default that of the input."
@@ -26,111 +30,162 @@ FORMAT_HELP = "Suffix of the result on standard output, as png; by default that 
 
 def restore(
     *paths: Annotated[str, Parameter(required=True)],
-    out: Place = None,
+    out: OutPlace = None,
     model: str | None = None,
     sampling: SamplingFlags = SamplingFlags(),
     output: OutputFlags = OutputFlags(),
+    many: ManyFlags = ManyFlags(),
     device: Device = None,
     backend: Backend = "torch",
     threads: Threads = None,
     overwrite: Annotated[bool, Parameter(negative="--skip")] = False,
     format: Annotated[str | None, Parameter(help=FORMAT_HELP)] = None,
 ) -> int:
-    """Restore pictures: files, folders or glob patterns.
+    """Restore pictures: files, folders, glob patterns, or those that a text file names.
 
     Args:
-        paths: Files, folders (with their subfolders) or patterns as "*.jpg". For a stereo model the left
+        paths: Files, folders (with their subfolders) or patterns as "*.jpg", or one .txt file with the path
+            of a picture in each line; all may be addresses as s3://bucket/folder. For a stereo model the left
             and the right view: two files, or two folders of files with equal names. "-" is a picture on
             standard input.
-        out: A folder, by default restored, or for a single picture a file; "-" is standard output, to which
-            a picture on standard input goes by default. Two views go to left/ and right/ in the folder.
-        model: A bundled name (see `refusion models`) or a file; by default shadow-removal, or inpainting
-            with --mask or --hole-colour.
+        out: A folder, by default restored, or for a single picture a file; or an address as
+            s3://bucket/folder. "-" is standard output, to which a picture on standard input goes by default.
+            Two views go to left/ and right/ in the folder.
+        model: A bundled name (see `refusion models`), a file or its address; by default shadow-removal, or
+            inpainting with --mask or --hole-colour.
         overwrite: Restore pictures again whose results exist, instead of skipping them.
     """
     use_threads(threads)
     from refusion.jobs.find import kinds_of
     from refusion.jobs.plan import plan
+    from refusion.jobs.shard import Shard
     from refusion.models.checkpoint import read_header, resolve
 
-    default = "inpainting" if output.mask or output.hole_colour else "shadow-removal"
-    header = read_header(resolve(model or default))
+    name = model or ("inpainting" if output.mask or output.hole_colour else "shadow-removal")
+    header = read_header(resolve(name))
     options = sampling.options()
     if output.samples > 1:
         options["samples"] = output.samples
     with files_of(paths, out, format) as files:
         if files.piped and output.uncertainty:
             raise ValueError("--uncertainty writes a second picture: name a file with --out")
-        planned = plan(files.paths, files.out, header.spec.views)
-        output.check(len(planned.jobs))
-        _check_lens(header, len(options.get("condition", ())), model or default)
-        pending = planned if overwrite else planned.pending()
-        skipped = len(planned.jobs) - len(pending.jobs)
-        if output.mask:
-            pending = pending.with_masks(output.mask)
-        if output.guide:
-            pending = pending.with_guides(output.guide)
-        for problem in pending.problems:
-            complain(files.named(problem))
-        done, failed = _run(pending, files, header, model or default, options, output, device, backend)
-        failed += len(pending.problems)
-    count = len(planned.jobs) + len(planned.problems)
-    by = model or f"{default} (`refusion models` lists others)"
-    notes = [f"restored {done} of {count} to {files.shown} with {by}"]
-    if skipped:
-        notes.append(f"{skipped} were there already (--overwrite redoes them)")
-    if failed:
-        notes.append(f"{failed} failed")
+        shard = many.share() if files.folder is None else Shard()
+        planned = many.chosen(plan(files.paths, files.out, header.spec.views).share(shard))
+        tally = Tally(sum(1 for _ in planned.jobs))
+        output.check(tally.total)
+        _check_lens(header, len(options.get("condition", ())), name)
+        pending = output.with_maps(planned if overwrite else planned.pending(tally.skip))
+        asked = Asked(name, options, output, device, backend, threads)
+        seed = options.get("seed", header.spec.sampling.seed)
+        with meter("picture", name) as tally.move, many.reporting(shard, name, seed) as report:
+            for outcome in _outcomes(pending, asked, many):
+                report(outcome)
+                tally.add(outcome, files)
+    by = model or f"{name} (`refusion models` lists others)"
+    share = "" if shard.count == 1 else f", shard {shard}"
+    notes = [f"restored {tally.restored} of {tally.total} to {files.shown} with {by}{share}"]
+    if tally.skipped:
+        notes.append(f"{tally.skipped} were there already (--overwrite redoes them)")
+    if tally.failed:
+        notes.append(f"{tally.failed} failed")
     if planned.passed_over:
         notes.append(f"{len(planned.passed_over)} passed over: {kinds_of(planned.passed_over)}")
     (complain if files.piped else say)("; ".join(notes))
-    return 1 if failed else 0
+    return 1 if tally.failed else 0
 
 
-def _run(
-    planned: "Plan",
-    files: Files,
-    header: "Header",
-    name: str,
-    options: "Options",
-    output: OutputFlags,
-    device: str | None,
-    backend: str,
-) -> tuple[int, int]:
-    """Restore what is planned, say what there is to say, and return how many are done and have failed."""
+@dataclass
+class Tally:
+    """What became of the pictures so far, which it tells.
+
+    Args:
+        total: number of all pictures.
+        restored, failed, skipped: numbers of those that are done with.
+        move: moves a progress bar: how many are done with, and of how many.
+    """
+
+    total: int
+    restored: int = 0
+    failed: int = 0
+    skipped: int = 0
+    move: "Callable[[int, int], None]" = lambda done, total: None
+    _told: set[str] = field(default_factory=set)
+
+    def skip(self, job: "Job") -> None:
+        """Count a picture whose result is there."""
+        self.skipped += 1
+        self._show()
+
+    def add(self, outcome: "Outcome", files: Files) -> None:
+        """Count an outcome, and tell its notices and its error; one of an output that is full, once."""
+        for notice in outcome.notices:
+            complain(files.named(f"{outcome.job.sources[0]}: {notice}"))
+        if outcome.error and outcome.error not in self._told:
+            complain(files.named(outcome.error))
+            self._told.add(outcome.error)
+        if outcome.status == "failed":
+            self.failed += 1
+        else:
+            self.restored += 1
+        self._show()
+
+    def _show(self) -> None:
+        self.move(self.restored + self.failed + self.skipped, self.total)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of every picture.
+
+    Args:
+        model: the name or file of the model.
+        options: of the request.
+        output: the files that are written.
+        device, backend, threads: what computes.
+    """
+
+    model: str
+    options: "Options"
+    output: OutputFlags
+    device: str | None
+    backend: str
+    threads: int | None
+
+    def load(self) -> "Model":
+        """Load the model for the backend, here or on another machine."""
+        from refusion.models.checkpoint import load
+
+        use_threads(self.threads)
+        if self.backend == "torch":
+            return load(self.model, self.device)
+        from refusion.backends.runtime import PRECISIONS, with_onnx
+
+        # The restorer refuses it, too, but only when graphs were made, which takes minutes.
+        precision = self.options.get("precision", "auto")
+        if precision not in PRECISIONS:
+            raise ValueError(
+                f"precision is {precision}: the backend onnx computes in 32; leave out one of them"
+            )
+        return with_onnx(load(self.model, self.device or "cpu"), complain)
+
+
+def _outcomes(planned: "Plan", asked: Asked, many: ManyFlags) -> "Iterator[Outcome]":
+    """Restore what is planned; the model is loaded if there is anything to do."""
     from refusion.jobs.run import Output, run
 
-    done = failed = 0
-    told: set[str] = set()
-    if planned.jobs:
-        extra = Output(output.uncertainty, output.trajectory, output.strip)
-        restorer = _loaded(header, device, backend, options.get("precision", "auto"))
-        outcomes = run(planned.jobs, restorer, options, extra, output.hole_colour)
-        for outcome in bar(outcomes, "picture", len(planned.jobs), name):
-            for notice in outcome.notices:
-                complain(files.named(f"{outcome.job.sources[0]}: {notice}"))
-            if outcome.error and outcome.error not in told:  # of an output that cannot be written, once
-                complain(files.named(outcome.error))
-                told.add(outcome.error)
-            if outcome.status == "failed":
-                failed += 1
-            else:
-                done += 1
-    return done, failed
+    jobs = iter(planned.jobs)
+    first = next(jobs, None)
+    if first is None:
+        return
+    jobs, flags = itertools.chain([first], jobs), asked.output
+    output = Output(flags.uncertainty, flags.trajectory, flags.strip)
+    if many.engine == "local":
+        yield from run(jobs, asked.load(), asked.options, output, flags.hole_colour)
+        return
+    from refusion.jobs.cluster import Work, run_on_ray
 
-
-def _loaded(header: "Header", device: str | None, backend: str, precision: str) -> "Model":
-    """Load a model for a backend."""
-    from refusion.models.checkpoint import load
-
-    if backend == "torch":
-        return load(header, device)
-    from refusion.backends.runtime import PRECISIONS, with_onnx
-
-    # The restorer refuses it, too, but only when graphs were made, which takes minutes.
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision}: the backend onnx computes in 32; leave out one of them")
-    return with_onnx(load(header, device or "cpu"), complain)
+    work = Work(asked.load, asked.options, output, flags.hole_colour, Path.cwd())
+    yield from run_on_ray(jobs, work, many.address, asked.threads)
 
 
 def _check_lens(header: "Header", given: int, model: str) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from refusion.errors import CheckpointError, first_line, hint
 from refusion.evaluation.inception import Inception
 from refusion.evaluation.metrics import Pictures
-from refusion.evaluation.spectrum import Spectrum, Texture
+from refusion.evaluation.spectrum import Detail, Spectrum
 from refusion.evaluation.ssimulacra2 import Ssimulacra2
 from refusion.evaluation.wasserstein import SlicedWasserstein
 from refusion.files import load_tensors
@@ -202,7 +202,7 @@ METRICS: dict[str, Metric] = {
     "ssimulacra2": Metric(Ssimulacra2),
     "swd": Metric(SlicedWasserstein),
     "spectrum": Metric(Spectrum),
-    "texture": Metric(Texture),
+    "detail": Metric(Detail),
     "lpips-alex": Metric(
         lambda: Lpips(_alexnet(), (1, 4, 7, 9, 11), 31), f"{_ALEX} and the linear heads alex.pth ({_LIN})"
     ),

@@ -29,8 +29,8 @@ class Spectrum(nn.Module):
         return (spectrum(a) - spectrum(b)).abs().nanmean(1)
 
 
-class Texture(nn.Module):
-    """How much more fine texture one picture has than another, in dB.
+class Detail(nn.Module):
+    """How much more fine detail one picture has than another, in dB.
 
     It is the mean difference over the rings of the upper half of the frequencies, from 1/4 cycle a pixel:
     -3 where half of the power is missing, 0 for equal pictures, above 0 for noise. Exchanged pictures

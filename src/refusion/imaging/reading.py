@@ -1,7 +1,6 @@
 """Reading of picture files, and of their bytes."""
 
 import os
-from pathlib import Path
 
 import pyvips
 
@@ -12,6 +11,7 @@ from refusion.imaging.image import Image
 from refusion.imaging.pages import choose_page
 from refusion.imaging.raw import is_raw
 from refusion.imaging.vips import last_line
+from refusion.remote import Place, Remote, place
 
 MAX_PIXELS = 400_000_000
 """Default limit of the pixels of a picture that is decoded."""
@@ -19,19 +19,21 @@ MAX_SAMPLE_BYTES = 16
 """Bytes that a pixel of a file may have at most: four samples of 32 bits."""
 
 
-def read(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, admit: Admit | None = None) -> Image:
+def read(
+    path: str | os.PathLike[str] | Remote, max_pixels: int = MAX_PIXELS, admit: Admit | None = None
+) -> Image:
     """Read a picture file; the format is recognised by the first bytes, not by the name.
 
     Args:
-        path: of a file.
+        path: of a file, or its address, as "s3://bucket/photo.jpg" or "https://...".
         max_pixels: larger pictures are refused before they are decoded.
         admit: called before the picture is decoded, to refuse what does not fit into memory.
 
     Raises:
         ImageError: there is no such file, it is not a whole picture, or it is too large.
     """
-    path = Path(path)
-    return decode(_content(path, max_pixels), str(path), max_pixels, admit)
+    found = place(path)
+    return decode(_content(found, max_pixels), str(found), max_pixels, admit)
 
 
 def decode(
@@ -88,13 +90,13 @@ def decode(
         ) from None
 
 
-def _content(path: Path, max_pixels: int) -> bytes:
+def _content(path: Place, max_pixels: int) -> bytes:
     """Return the bytes of a regular file, of a size that a picture of so many pixels can have."""
-    if path.is_dir():
-        raise ImageError(f"{path} is a folder: name a picture in it")
-    if path.exists() and not path.is_file():
-        raise ImageError(f"{path} is a pipe, device or socket: save the picture in a file first")
     try:
+        if path.is_dir():
+            raise ImageError(f"{path} is a folder: name a picture in it")
+        if not path.is_file() and path.exists():
+            raise ImageError(f"{path} is a pipe, device or socket: save the picture in a file first")
         if path.stat().st_size > max(2**24, MAX_SAMPLE_BYTES * max_pixels):
             raise ImageError(
                 f"{path} has {path.stat().st_size} bytes, more than any picture of {max_pixels} pixels: "

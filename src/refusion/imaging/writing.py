@@ -18,12 +18,15 @@ from refusion.imaging.filetypes import GIF, SUFFIXES, WRITTEN, Format
 from refusion.imaging.image import Image
 from refusion.imaging.metadata import embed, fields, losses, placeholder
 from refusion.imaging.vips import last_line
+from refusion.remote import Place, Remote, place
 
 Raw = Shaped[np.ndarray, "h w c"]
 """Samples of 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha) channels."""
 
 
-def write(image: Image, path: str | os.PathLike[str], source: Path | None = None, dated: bool = True) -> None:
+def write(
+    image: Image, path: str | os.PathLike[str] | Remote, source: Place | None = None, dated: bool = True
+) -> None:
     """Write a picture, whole or not at all; the suffix decides the format.
 
     Depth, grey, alpha, profile and metadata are kept as far as the format can store them, see the
@@ -31,15 +34,15 @@ def write(image: Image, path: str | os.PathLike[str], source: Path | None = None
 
     Args:
         image: the picture.
-        path: of the file.
-        source: a file whose permissions the new one gets, as a copy would.
+        path: of the file, or its address in a store, as "s3://bucket/photo.png".
+        source: a file whose permissions the new one gets, as a copy would, if both are of this machine.
         dated: whether it gets the source's time of change, too.
 
     Raises:
         ImageError: see `encode`; or the file cannot be written.
     """
-    path = Path(path)
-    _store(path, _file(image, path.suffix, str(path)), source, dated)
+    target = place(path)
+    _store(target, _file(image, target.suffix, str(target)), source, dated)
 
 
 def unkept(image: Image, suffix: str) -> tuple[Notice, ...]:
@@ -161,9 +164,13 @@ def _encoded(
     return data
 
 
-def _store(path: Path, parts: Parts, source: Path | None = None, dated: bool = True) -> None:
+def _store(path: Place, parts: Parts, source: Place | None = None, dated: bool = True) -> None:
     try:
-        with atomic(path, source, dated) as part, part.open("wb") as file:
+        if isinstance(path, Remote):
+            path.write_bytes(b"".join(parts))
+            return
+        alike = None if isinstance(source, Remote) else source
+        with atomic(path, alike, dated) as part, part.open("wb") as file:
             file.writelines(parts)
     except OSError as error:
         raise ImageError(

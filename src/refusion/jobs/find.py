@@ -9,18 +9,19 @@ from typing import NamedTuple
 
 from refusion.errors import ImageError
 from refusion.files import kinds
-from refusion.imaging.formats import READABLE
+from refusion.imaging.formats import READABLE, SUFFIXES
 from refusion.imaging.raw import INSTALLING, RAW_SUFFIXES, can_develop
+from refusion.remote import Place, Remote, has_magic, place
 
 
 class Found(NamedTuple):
     """The files of one path: pictures in the order of people, and others, which are not restored."""
 
-    pictures: list[Path]
-    others: list[Path]
+    pictures: list[Place]
+    others: list[Place]
 
 
-def find(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+def find(paths: Iterable[str | os.PathLike[str] | Remote]) -> list[Place]:
     """Return the pictures of files, folders and patterns, each once.
 
     A file counts whatever its name. A folder stands for the files in it and its subfolders that end in one of
@@ -34,24 +35,19 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return list(dict.fromkeys(found for path in paths for found in search(path).pictures))
 
 
-def search(path: str | os.PathLike[str]) -> Found:
-    """Return the files of a file, a folder or a pattern; see `find`.
+def search(path: str | os.PathLike[str] | Remote) -> Found:
+    """Return the files of a file, a folder or a pattern, of this machine or elsewhere; see `find`.
 
     Raises:
-        ImageError: there is no such path, or it has no pictures.
+        ImageError: there is no such path, it cannot be reached, or it has no pictures.
     """
-    path = Path(path)
-    if path.is_file():
-        return Found([path], [])
-    if path.exists() and not path.is_dir():
-        raise ImageError(f"{path} is a pipe, device or socket: save the picture in a file first")
-    if path.is_dir():
-        files = _inside(path)
-    elif glob.has_magic(str(path)):
-        matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - Path.glob knows no absolute patterns
-        files = list(dict.fromkeys(file for match in matches for file in _inside(match)))
-    else:
-        raise ImageError(f"{path} does not exist: check its name and folder")
+    found = place(path)
+    try:
+        files = _remote_files(found) if isinstance(found, Remote) else _local_files(found)
+    except OSError as error:
+        raise ImageError(f"{path} cannot be listed ({error.strerror}): check name and access") from error
+    if files == [found]:
+        return Found(files, [])
     suffixes = (*READABLE, *RAW_SUFFIXES) if can_develop() else READABLE
     pictures = [file for file in files if file.suffix.lower() in suffixes]
     others = [file for file in files if file.suffix.lower() not in suffixes]
@@ -62,22 +58,68 @@ def search(path: str | os.PathLike[str]) -> Found:
     return Found(sorted(pictures, key=_natural), others)
 
 
-def kinds_of(others: Iterable[Path]) -> str:
+def _local_files(path: Path) -> list[Place]:
+    """Return the files of a file, a folder or a pattern.
+
+    Raises:
+        ImageError: there is no such path.
+    """
+    if path.is_file():
+        return [path]
+    if path.exists() and not path.is_dir():
+        raise ImageError(f"{path} is a pipe, device or socket: save the picture in a file first")
+    if path.is_dir():
+        return [*_inside(path)]
+    if glob.has_magic(str(path)):
+        matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - Path.glob knows no absolute patterns
+        return list(dict.fromkeys(file for match in matches for file in _inside(match)))
+    raise ImageError(f"{path} does not exist: check its name and folder")
+
+
+def _remote_files(path: Remote) -> list[Place]:
+    """Return the files of an address or of a pattern of addresses.
+
+    Raises:
+        ImageError: there is no such address.
+    """
+    if has_magic(str(path)):
+        matches = path.matches()
+        inside = [file for match in matches for file in ([match] if match.is_file() else match.files())]
+        return list(dict.fromkeys(inside))
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        files = path.files()
+        return [file for file in files if not _hidden(file.relative_to(path))]
+    raise ImageError(f"{path} does not exist: check its name and folder")
+
+
+def written_suffix(path: Path) -> str:
+    """Return the suffix of a result: the picture's; of what is only read .tif for camera raw, else .png."""
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES:
+        return path.suffix
+    return ".tif" if suffix in RAW_SUFFIXES else ".png"
+
+
+def kinds_of(others: Iterable[Place]) -> str:
     """Return the suffixes of files that are passed over, their counts, and how camera raw would be read."""
     others = list(others)
     raw = not can_develop() and any(file.suffix.lower() in RAW_SUFFIXES for file in others)
     return f"{kinds(others)} (camera raw: {INSTALLING})" if raw else kinds(others)
 
 
-def _inside(place: Path) -> list[Path]:
+def _inside(folder: Path) -> list[Path]:
     """Return the files in a folder that are not hidden; for a file, itself."""
-    inside = [
-        path for path in place.rglob("*") if not any(p[0] == "." for p in path.relative_to(place).parts)
-    ]
-    return [path for path in [place, *inside] if path.is_file()]
+    inside = [path for path in folder.rglob("*") if not _hidden(path.relative_to(folder))]
+    return [path for path in [folder, *inside] if path.is_file()]
 
 
-def _natural(path: Path) -> tuple[list[list[str | int]], Path]:
+def _hidden(path: Path) -> bool:
+    return any(part[0] == "." for part in path.parts)
+
+
+def _natural(path: Place) -> tuple[list[list[str | int]], str]:
     """Return a sort key by which numbers are ordered by value; each odd piece of the split is a number."""
     pieces = [re.split(r"([0-9]+)", part.casefold()) for part in path.parts]
-    return [[int(piece) if i % 2 else piece for i, piece in enumerate(part)] for part in pieces], path
+    return [[int(piece) if i % 2 else piece for i, piece in enumerate(part)] for part in pieces], str(path)

@@ -28,7 +28,8 @@ class Outputs:
         """
         if self._full is not None:
             raise self._full
-        for folder in {target.parent for target in job.targets} - self._checked:
+        folders = {target.parent for target in job.targets if isinstance(target, Path)}
+        for folder in folders - self._checked:
             place = next(place for place in (folder, *folder.parents) if place.exists())
             if place not in self._failed:
                 try:

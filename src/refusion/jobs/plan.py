@@ -1,6 +1,7 @@
 """The plan of a restoration: the sources and targets of its jobs."""
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -9,10 +10,12 @@ from refusion.data.pairs import SIDES
 from refusion.errors import ImageError
 from refusion.files import comparable
 from refusion.imaging.formats import SUFFIXES
-from refusion.imaging.raw import RAW_SUFFIXES
-from refusion.jobs.find import find, search
+from refusion.jobs.find import find, search, written_suffix
+from refusion.jobs.manifest import Manifest, is_manifest
+from refusion.jobs.shard import Shard
+from refusion.remote import READ_ONLY, Place, Remote, place
 
-Files = tuple[Path, ...]
+Files = tuple[Place, ...]
 """Files of one scene: a picture, or its left and right view."""
 
 
@@ -25,38 +28,72 @@ class Job:
         targets: file of the result for each source.
         mask: file of a mask, white in the holes.
         guide: file of a map beside the picture, for models that take a guide.
+        problem: a line that says why it cannot be done; empty if nothing is known against it.
     """
 
     sources: Files
     targets: Files
-    mask: Path | None = None
-    guide: Path | None = None
+    mask: Place | None = None
+    guide: Place | None = None
+    problem: str = ""
 
     @property
     def done(self) -> bool:
         """Whether all results exist."""
-        return all(target.exists() for target in self.targets)
+        return not self.problem and all(target.exists() for target in self.targets)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs of files, folders and patterns, and what prevents others.
+    """The jobs of files, folders, patterns and manifests.
 
     Args:
-        jobs: to do.
-        problems: a line for each that prevents a job.
+        jobs: to do, and those that cannot be done. Of manifests they are a stream: each pass over them reads
+            the manifest anew, and none is kept.
+        out: the folder of the results, or for one picture their file.
         passed_over: files in the folders that are not pictures, or of a kind that is not read.
     """
 
-    jobs: list[Job] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    passed_over: list[Path] = field(default_factory=list)
+    jobs: Iterable[Job]
+    out: Place
+    passed_over: list[Place] = field(default_factory=list)
 
-    def pending(self) -> "Plan":
-        """Return the plan without the jobs whose results exist."""
-        return replace(self, jobs=[job for job in self.jobs if not job.done])
+    def pending(self, skip: Callable[[Job], object] = lambda job: None) -> "Plan":
+        """Return the plan without the jobs whose results exist when it is their turn.
 
-    def with_masks(self, mask: Path) -> "Plan":
+        Args:
+            skip: called with each of these.
+        """
+
+        def undone() -> Iterator[Job]:
+            for job in self.jobs:
+                if job.done:
+                    skip(job)
+                else:
+                    yield job
+
+        return replace(self, jobs=_Stream(undone))
+
+    def share(self, shard: Shard) -> "Plan":
+        """Return the jobs of one of several machines: each job is that of exactly one.
+
+        By a hash of the place of its result in `out`, so whatever is done already, or added later.
+        """
+
+        def shared() -> Iterator[Job]:
+            return (job for job in self.jobs if shard.holds(self._name(job)))
+
+        return self if shard.count == 1 else replace(self, jobs=_Stream(shared))
+
+    def only(self, sources: "set[str]") -> "Plan":
+        """Return the jobs with a source of these names, for another try."""
+
+        def chosen() -> Iterator[Job]:
+            return (job for job in self.jobs if any(str(source) in sources for source in job.sources))
+
+        return replace(self, jobs=_Stream(chosen))
+
+    def with_masks(self, mask: Place) -> "Plan":
         """Return the plan with a mask for every picture.
 
         Args:
@@ -66,7 +103,7 @@ class Plan:
         """
         return self._with_maps("mask", mask)
 
-    def with_guides(self, guide: Path) -> "Plan":
+    def with_guides(self, guide: Place) -> "Plan":
         """Return the plan with a guide for every picture.
 
         Args:
@@ -74,113 +111,169 @@ class Plan:
         """
         return self._with_maps("guide", guide)
 
-    def _with_maps(self, kind: Literal["mask", "guide"], place: Path) -> "Plan":
+    def _with_maps(self, kind: Literal["mask", "guide"], maps: Place) -> "Plan":
         """Return the plan with a mask or guide for every picture.
 
         Args:
             kind: the field of the jobs.
-            place: a file or a folder, see `with_masks`.
+            maps: a file or a folder, see `with_masks`.
         """
 
-        def with_map(job: Job, path: Path) -> Job:
+        def with_map(job: Job, path: Place) -> Job:
             return replace(job, mask=path) if kind == "mask" else replace(job, guide=path)
 
-        if not place.is_dir():
-            return replace(self, jobs=[with_map(job, place) for job in self.jobs])
-        maps = {_name(path.relative_to(place)): path for path in find([place])}
-        planned = replace(self, jobs=[], problems=[*self.problems])
-        for job in self.jobs:
-            parts = _name(job.sources[0].resolve()).parts[1:]
+        if not maps.is_dir():
+            return replace(self, jobs=_Stream(lambda: (with_map(job, maps) for job in self.jobs)))
+        named = {_name(Path(*path.parts[len(maps.parts) :])): path for path in find([maps])}
+
+        def found(job: Job) -> Job:
+            parts = _name(Path(*job.sources[0].resolve().parts)).parts
             names = (Path(*parts[i:]) for i in range(len(parts)))
-            name = next((name for name in names if name in maps), None)
-            if name is None:
-                planned.problems.append(f"{job.sources[0]}: no {kind} of its name in {place}")
-            else:
-                planned.jobs.append(with_map(job, maps[name]))
-        return planned
+            name = next((name for name in names if name in named), None)
+            if job.problem or name is not None:
+                return job if name is None else with_map(job, named[name])
+            return replace(job, problem=f"{job.sources[0]}: no {kind} of its name in {maps}")
+
+        return replace(self, jobs=_Stream(lambda: (found(job) for job in self.jobs)))
+
+    def _name(self, job: Job) -> str:
+        """Return what names a job on all machines, wherever each has its folder of results."""
+        named = job.targets[0] if job.targets else job.sources[0]
+        return str(named).removeprefix(str(self.out)).replace(os.sep, "/").lstrip("/")
 
 
-def plan(paths: Sequence[str], out: Path, views: int = 1) -> Plan:
-    """Plan the restoration of files, folders and patterns; folders keep their structure in `out`.
+@dataclass(frozen=True)
+class _Stream(Iterable[Job]):
+    """Jobs that are made anew in each pass over them.
+
+    Args:
+        make: begins a pass.
+    """
+
+    make: Callable[[], Iterator[Job]]
+
+    def __iter__(self) -> Iterator[Job]:
+        return self.make()
+
+
+def plan(paths: Sequence[str], out: Place, views: int = 1) -> Plan:
+    """Plan the restoration of files, folders, patterns and manifests; folders keep their structure in `out`.
 
     Pictures in `out` are results of earlier runs and are skipped, unless `paths` are in `out`. Two views have
     two paths, files or folders of files with equal stems; their results go to left/ and right/ in `out`.
 
     Args:
-        paths: files, folders and patterns, see `refusion.jobs.find.find`.
+        paths: files, folders and patterns, see `refusion.jobs.find.find`, and files of names, see
+            `refusion.jobs.manifest`.
         out: a folder, or for one picture a file.
         views: pictures of a scene that the model sees together.
 
     Raises:
-        ImageError: `out` has the suffix of an unknown format, or two views do not have two paths.
+        ImageError: `out` has the suffix of an unknown format or cannot be written, two views do not have two
+            paths, or the results of a manifest would replace its pictures.
     """
+    if isinstance(out, Remote) and out.scheme in READ_ONLY:
+        raise ImageError(
+            f"{out}: {out.scheme} is read only: give a folder, s3://bucket/... or gs://bucket/..."
+        )
+    if any(is_manifest(path) for path in paths):
+        return _plan_manifest(paths, out, views)
     return _plan_views(paths, out) if views > 1 else _plan_pictures(paths, out)
 
 
-def _plan_pictures(paths: Iterable[str], out: Path) -> Plan:
-    single = out.suffix.lower() in SUFFIXES and not out.is_dir()
-    if out.suffix and not single and not out.is_dir():
+def _plan_manifest(paths: Sequence[str], out: Place, views: int) -> Plan:
+    if len(paths) > 1 or views > 1:
+        raise ImageError(f"{' '.join(paths)}: a manifest stands alone, and for pictures of one view")
+    if _is_file(out):
+        raise ImageError(f"{out}: a manifest names many pictures, give a folder")
+    if isinstance(out, Path) and out.resolve() in (Path.cwd(), Path(out.resolve().anchor)):
+        raise ImageError(f"{out}: results would replace the pictures: give another --out")
+    manifest = Manifest(place(paths[0]))
+    manifest.check()
+
+    def jobs() -> Iterator[Job]:
+        for row in manifest.rows():
+            source = place(row.path)
+            targets = () if row.problem else (out / row.inner,)
+            yield Job((source,), targets, problem=row.problem)
+
+    return Plan(_Stream(jobs), out)
+
+
+def _is_file(out: Place) -> bool:
+    """Return whether results go to one file, not into a folder."""
+    return out.suffix.lower() in SUFFIXES and not out.is_dir()
+
+
+def _plan_pictures(paths: Iterable[str], out: Place) -> Plan:
+    single = _is_file(out)
+    if isinstance(out, Path) and out.suffix and not single and not out.is_dir():
         formats = ", ".join(SUFFIXES)
         raise ImageError(f"{out}: name a file with one of {formats}, or a folder without a dot in its name")
-    planned = Plan()
-    jobs: dict[Path, Job] = {}  # of each source one, to where it was found last
-    passed: dict[Path, None] = {}
-    source_of: dict[Path, Path] = {}
+    jobs: dict[Place, Job] = {}  # of each source one, to where it was found last
+    problems: list[Job] = []
+    passed: dict[Place, None] = {}
+    source_of: dict[Place, Place] = {}
     for path in paths:
-        root = Path(path)
+        root = place(path)
         try:
             sources, others = search(path)
         except ImageError as error:
-            planned.problems.append(str(error))
+            problems.append(Job((root,), (), problem=str(error)))
             continue
         passed.update(
             dict.fromkeys(other for other in others if not _within(other, out) or _within(root, out))
         )
+        inside = root.is_dir()
         for source in sources:
             if not single and _within(source, out) and not _within(root, out):
                 continue
-            inner = source.relative_to(root) if root.is_dir() else Path(source.name)
-            target = out if single else out / _written(inner)
+            inner = Path(*source.parts[len(root.parts) :]) if inside else Path(source.name)
+            target = out if single else out / inner.with_suffix(written_suffix(inner))
             if target in source_of:
                 other = source_of[target]
                 if other != source:
-                    planned.problems.append(f"{target} is taken by {other}: restore {source} apart")
+                    problem = f"{target} is taken by {other}: restore {source} apart"
+                    problems.append(Job((source,), (), problem=problem))
                 continue
             source_of[target] = source
             if target.resolve() == source.resolve():
-                planned.problems.append(f"{source} would be replaced by its restoration: give another --out")
+                problem = f"{source} would be replaced by its restoration: give another --out"
+                problems.append(Job((source,), (), problem=problem))
             else:
                 jobs[source] = Job((source,), (target,))
-    return replace(planned, jobs=list(jobs.values()), passed_over=list(passed))
+    return Plan([*problems, *jobs.values()], out, list(passed))
 
 
-def _plan_views(paths: Sequence[str], out: Path) -> Plan:
+def _plan_views(paths: Sequence[str], out: Place) -> Plan:
     if len(paths) != 2:
         raise ImageError(f"{len(paths)} paths: this model takes two, of the left and of the right view")
-    if out.suffix and not out.is_dir():
+    if isinstance(out, Path) and out.suffix and not out.is_dir():
         raise ImageError(f"{out}: two views are written, name a folder without a dot in its name")
-    left = _plan_pictures(paths[:1], out / SIDES[0])
-    right = _plan_pictures(paths[1:], out / SIDES[1])
+    left, right = (_plan_pictures([path], out / side) for path, side in zip(paths, SIDES, strict=True))
     others = list(dict.fromkeys([*left.passed_over, *right.passed_over]))
-    joined = Plan(problems=[*left.problems, *right.problems], passed_over=others)
-    folders = any(Path(path).is_dir() for path in paths)
-    if not folders and len(left.jobs) == len(right.jobs) == 1:
-        joined.jobs.append(_joined(left.jobs[0], right.jobs[0]))
-        return joined
+    problems = [job for planned in (left, right) for job in planned.jobs if job.problem]
+    sides = [[job for job in planned.jobs if not job.problem] for planned in (left, right)]
+    folders = any(place(path).is_dir() for path in paths)
+    if not folders and len(sides[0]) == len(sides[1]) == 1:
+        return Plan([*problems, _joined(sides[0][0], sides[1][0])], out, others)
     views: tuple[dict[Path, Job], dict[Path, Job]] = ({}, {})
-    for planned, side, jobs in zip((left, right), SIDES, views, strict=True):
-        for job in planned.jobs:
-            inner = _name(job.targets[0].relative_to(out / side))
-            first = jobs.setdefault(inner, job).sources[0]
+    for planned, jobs, named in zip((left, right), sides, views, strict=True):
+        for job in jobs:
+            inner = _name(Path(*job.targets[0].parts[len(planned.out.parts) :]))
+            first = named.setdefault(inner, job).sources[0]
             if first != job.sources[0]:
-                joined.problems.append(f"{job.sources[0]}: same stem as {first.name}; rename one of them")
+                problem = f"{job.sources[0]}: same stem as {first.name}; rename one of them"
+                problems.append(Job(job.sources, (), problem=problem))
+    joined: list[Job] = []
     for inner in sorted(views[0].keys() | views[1].keys()):
         if inner in views[0] and inner in views[1]:
-            joined.jobs.append(_joined(views[0][inner], views[1][inner]))
+            joined.append(_joined(views[0][inner], views[1][inner]))
         else:
-            job = views[0].get(inner) or views[1][inner]
-            joined.problems.append(f"{job.sources[0]}: no picture of the other view has its name")
-    return joined
+            source = (views[0].get(inner) or views[1][inner]).sources[0]
+            problem = f"{source}: no picture of the other view has its name"
+            problems.append(Job((source,), (), problem=problem))
+    return Plan([*problems, *joined], out, others)
 
 
 def _joined(left: Job, right: Job) -> Job:
@@ -189,16 +282,11 @@ def _joined(left: Job, right: Job) -> Job:
 
 def _name(path: Path) -> Path:
     """Return a path without its suffix, as it is compared with others."""
-    return Path(comparable(str(path.with_suffix(""))))
+    return Path(comparable(str(path.with_suffix("")))) if path.name else path
 
 
-def _written(path: Path) -> Path:
-    """Return the name of a result: its source's; of what is only read .tif for camera raw, else .png."""
-    suffix = path.suffix.lower()
-    if suffix in SUFFIXES:
-        return path
-    return path.with_suffix(".tif" if suffix in RAW_SUFFIXES else ".png")
-
-
-def _within(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
+def _within(path: Place, folder: Place) -> bool:
+    inner, outer = path.resolve(), folder.resolve()
+    if isinstance(inner, Path) and isinstance(outer, Path):
+        return inner.is_relative_to(outer)
+    return isinstance(inner, Remote) and inner.is_relative_to(outer)

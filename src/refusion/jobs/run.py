@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from refusion.errors import Notice
+from refusion.jobs.outputs import Outputs
 from refusion.jobs.plan import Job
 from refusion.jobs.stages import Output, Stages, Task
 from refusion.restoring.request import Options, Progress
@@ -48,6 +49,7 @@ def run(
     hole_colour: str | None = None,
     progress: Callable[[Job, Progress], object] | None = None,
     cancel: Cancel | None = None,
+    outputs: Outputs | None = None,
 ) -> Iterator[Outcome]:
     """Restore jobs, write their results, and yield the outcome of each.
 
@@ -61,6 +63,7 @@ def run(
         hole_colour: colour with which the holes of pictures are painted over, as "#ff00ff".
         progress: called after every step.
         cancel: called before every step; True ends the run.
+        outputs: what earlier runs found of the folders of results.
 
     Raises:
         ValueError: the model does not take the options, or the output does not go with them.
@@ -68,7 +71,7 @@ def run(
     """
     if output.uncertainty and (options or {}).get("samples", 1) < 2:
         raise ValueError("uncertainty needs samples of at least 2")
-    stages = Stages(restorer, options, output, hole_colour, progress, cancel)
+    stages = Stages(restorer, options, output, hole_colour, progress, cancel, outputs or Outputs())
     for task in _overlapped((Task(job, number) for number, job in enumerate(jobs)), stages):
         done = (tuple(task.notices), task.seconds)
         if task.error:

@@ -17,6 +17,7 @@ from refusion.imaging.image import Image, format_sizes
 from refusion.imaging.masks import mask_from_colour
 from refusion.jobs.outputs import Outputs
 from refusion.jobs.plan import Job
+from refusion.remote import Place
 from refusion.restoring.admission import Demand
 from refusion.restoring.memory import COPY, free_memory
 from refusion.restoring.request import Mask, Options, Progress, Request, Result
@@ -83,7 +84,7 @@ class Stages:
         options: of every request.
         output: the files besides the restored pictures.
         hole_colour: colour with which the holes of pictures are painted over.
-        progress, cancel: see `refusion.jobs.run.run`.
+        progress, cancel, outputs: see `refusion.jobs.run.run`.
     """
 
     def __init__(
@@ -94,10 +95,11 @@ class Stages:
         hole_colour: str | None,
         progress: Callable[[Job, Progress], object] | None,
         cancel: Cancel | None,
+        outputs: Outputs,
     ) -> None:
         self.restorer, self.options, self.output = restorer, options, output
         self.hole_colour, self.progress, self.cancel = hole_colour, progress, cancel
-        self._outputs = Outputs()
+        self._outputs = outputs
         self._demands: dict[Task, Demand] = {}  # of the tasks between reading and written
 
     def read(self, task: Task) -> None:
@@ -109,6 +111,9 @@ class Stages:
         if task.number and self.output.trajectory is not None:
             raise ValueError("trajectory needs a single job: its GIF would be written again and again")
         task.postponed = False
+        if task.job.problem:
+            task.error = task.job.problem
+            return
         with self._stage(task):
             job = task.job
             self._outputs.check(job)
@@ -202,7 +207,7 @@ class Stages:
         return images
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Place) -> None:
     """Raise an error if a file is larger than the memory, in which it would be read.
 
     Raises:
@@ -214,7 +219,7 @@ def check_file(path: Path) -> None:
             raise ImageError(f"{path} has {size} bytes, and {free} are free in memory: convert it first")
 
 
-def _map(kind: str, path: Path, job: Job, image: Image, max_pixels: int) -> Mask:
+def _map(kind: str, path: Place, job: Job, image: Image, max_pixels: int) -> Mask:
     """Read a mask or a guide of the size of a picture, as grey; what is transparent is 0."""
 
     def compare(header: Header) -> None:

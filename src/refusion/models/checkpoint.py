@@ -7,6 +7,7 @@ written, so that no change of the training settings makes a model unreadable.
 Format 2 has the keys "spec", "card" and "recipe". In format 1 the six keys of `ModelSpec` are in the recipe.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -19,9 +20,10 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from refusion.errors import CheckpointError, RecipeError, first_line, hint
-from refusion.files import atomic
+from refusion.files import atomic, user_cache
 from refusion.models.settings import validated
 from refusion.models.spec import Card, ModelSpec
+from refusion.remote import Remote, place
 from refusion.restoring.request import Sampling
 from refusion.restoring.restorer import Restorer
 
@@ -211,12 +213,16 @@ def load(model: str | Path | Header, device: str | torch.device | None = None) -
 
 
 def resolve(model: str | Path) -> Path:
-    """Return the model file of a bundled name, of a training run's folder, or of a path.
+    """Return the model file of a bundled name, of a training run's folder, of a path, or of an address.
+
+    What is elsewhere, as "s3://bucket/model.safetensors", is downloaded into the user's cache, once.
 
     Raises:
         CheckpointError: there is neither a file nor a bundled model of that name.
     """
-    path = Path(model)
+    path = place(model)
+    if isinstance(path, Remote):
+        return _downloaded(path)
     if path.is_dir():
         path = path / MODEL
     if path.exists():
@@ -227,6 +233,21 @@ def resolve(model: str | Path) -> Path:
     names = ", ".join(bundled) or "none"
     near = hint(str(model), bundled)
     raise CheckpointError(f"{model}: neither a file nor a bundled model{near}; bundled are {names}")
+
+
+def _downloaded(model: Remote) -> Path:
+    """Return the file of this machine for a model file elsewhere, or for that in a run's folder elsewhere."""
+    file = model if model.suffix == Path(MODEL).suffix else model / MODEL
+    try:
+        version = hashlib.sha256(f"{file} {file.version()}".encode()).hexdigest()[:16]
+        target = user_cache() / f"{file.stem}-{version}{file.suffix}"
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with atomic(target) as part:
+                file.download(part)
+    except OSError as error:
+        raise CheckpointError(f"{file}: {error.strerror or error}; check its name and the access") from error
+    return target
 
 
 def bundled_models() -> Iterator[Path]:
@@ -242,7 +263,7 @@ def best_device() -> torch.device:
 
 
 def _modules(restorer: Restorer) -> nn.ModuleDict:
-    return nn.ModuleDict({"network": restorer.network, "codec": restorer.codec})
+    return nn.ModuleDict(restorer.modules())
 
 
 def _count(shape: list[int]) -> int:

@@ -4,10 +4,11 @@ import contextlib
 import subprocess
 from collections.abc import Iterator
 
+import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
-from refusion.errors import RecipeError
+from refusion.errors import RecipeError, RefusionError
 from refusion.models.checkpoint import best_device
 from refusion.training.stopping import without_signals
 
@@ -37,16 +38,31 @@ def launched(fabric: Fabric) -> Iterator[None]:
 
     They hear no signals; this one tells them, see `Stop.agreed`. Where they wait for it in C, nothing but
     SIGKILL ends them; that loses nothing, because the first process alone writes.
+
+    Raises:
+        RefusionError: another process ended, or its machine cannot be reached.
     """
     try:
         with without_signals():
             fabric.launch()
         yield
-    except BaseException:
+    except BaseException as error:
         launcher = fabric.strategy.launcher
         if isinstance(launcher, _SubprocessScriptLauncher):  # of several processes
             _end(launcher.procs)
+        if fabric.world_size > 1 and is_lost(error):
+            text = (
+                f"process {fabric.global_rank} of {fabric.world_size} lost another, which ended or is cut off"
+            )
+            raise RefusionError(f"{text}: see what that said, then resume by the same command") from error
         raise
+
+
+def is_lost(error: BaseException) -> bool:
+    """Return whether an error says that another process does not answer; gloo has no type for that."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    return isinstance(error, RuntimeError) and "gloo" in str(error)
 
 
 def _end(processes: "list[subprocess.Popen[bytes]]") -> None:
