@@ -157,6 +157,14 @@ def test_a_wave_is_in_the_ring_of_its_frequency() -> None:
     assert float(levels[-1]) == pytest.approx(rounding, abs=0.1)
 
 
+@pytest.mark.parametrize(("ring", "fine"), [(RINGS // 2 - 4, False), (RINGS // 2 + 4, True)])
+def test_detail_is_of_the_upper_half_of_the_frequencies(ring: int, fine: bool) -> None:
+    clean = 0.5 + 0.02 * torch.randn(1, 3, 96, 128)
+    wave = 0.1 * torch.sin(torch.pi * (ring + 0.5) / RINGS * torch.arange(128))
+    assert float(Spectrum()(clean + wave, clean)) > 0.3
+    assert (float(Detail()(clean + wave, clean)) > 0.3) == fine
+
+
 # ---- the sliced Wasserstein distance
 
 
