@@ -96,7 +96,7 @@ TASKS: dict[str, tuple[Degradation, np.ndarray]] = {
 
 
 def tasks() -> None:
-    """For each task a row: what goes in, what comes out, with a guide too if there is one, and what was there."""
+    """For each task a row: what goes in, what comes out, also with a guide if there is one, the truth."""
     for name, (degrade, photograph) in TASKS.items():
         clean = from_array(photograph.astype(np.float32) / 255).tensor()
         lq, gt, condition, guides = degrade(clean, np.random.default_rng(3))

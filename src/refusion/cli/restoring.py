@@ -80,7 +80,7 @@ def restore(
         asked = Asked(name, options, output, device, backend, threads)
         seed = options.get("seed", header.spec.sampling.seed)
         with meter("picture", name) as tally.move, many.reporting(shard, name, seed) as report:
-            for outcome in _outcomes(pending, asked, many):
+            for outcome in _outcomes(pending, asked, many, header):
                 report(outcome)
                 tally.add(outcome, files)
     by = model or f"{name} (`refusion models` lists others)"
@@ -158,13 +158,14 @@ class Asked:
     backend: str
     threads: int | None
 
-    def load(self) -> "Model":
-        """Load the model for the backend, here or on another machine."""
+    def load(self, header: "Header | None" = None) -> "Model":
+        """Load the model for the backend: here, of its header, or on another machine by its name."""
         from refusion.models.checkpoint import load
 
         use_threads(self.threads)
+        model = header or self.model
         if self.backend == "torch":
-            return load(self.model, self.device)
+            return load(model, self.device)
         from refusion.backends.runtime import PRECISIONS, with_onnx
 
         # The restorer refuses it, too, but only when graphs were made, which takes minutes.
@@ -173,10 +174,10 @@ class Asked:
             raise ValueError(
                 f"precision is {precision}: the backend onnx computes in 32; leave out one of them"
             )
-        return with_onnx(load(self.model, self.device or "cpu"), complain)
+        return with_onnx(load(model, self.device or "cpu"), complain)
 
 
-def _outcomes(planned: "Plan", asked: Asked, many: ManyFlags) -> "Iterator[Outcome]":
+def _outcomes(planned: "Plan", asked: Asked, many: ManyFlags, header: "Header") -> "Iterator[Outcome]":
     """Restore what is planned; the model is loaded if there is anything to do."""
     from refusion.jobs.run import Output, run
 
@@ -187,7 +188,7 @@ def _outcomes(planned: "Plan", asked: Asked, many: ManyFlags) -> "Iterator[Outco
     jobs, flags = itertools.chain([first], jobs), asked.output
     output = Output(flags.uncertainty, flags.trajectory, flags.strip)
     if many.engine == "local":
-        yield from run(jobs, asked.load(), asked.options, output, flags.hole_colour)
+        yield from run(jobs, asked.load(header), asked.options, output, flags.hole_colour)
         return
     from refusion.jobs.cluster import Work, run_on_ray
 
