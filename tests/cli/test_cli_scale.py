@@ -96,6 +96,8 @@ def test_everything_may_lie_in_a_store(
     assert found == set(contents("whole"))
     for name, data in contents("whole").items():
         assert store.cat_file(f"/out/{name}") == data
+    run("restore", "memory://in/0.png", "--model", model, "--mask", "masks", "--out", "0.png")
+    assert Path("0.png").read_bytes() == contents("whole")["0.png"]
     said = run(*words, "--mask", "memory://masks", "-o", "memory://out")
     assert said.out.startswith("restored 0 of 2 to memory://out; 2 were there already")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Route, expect, sync_playwright
 from skimage import data
 
 import refusion
@@ -60,6 +60,16 @@ NAMELESS = """() => {
     .filter((node) => node.checkVisibility() && !live.includes(node.getAttribute("role")))
     .filter((node) => !texts(node).some(Boolean))
     .map((node) => node.outerHTML);
+}"""
+
+
+REMEMBER_FORM = """() => {
+  const send = XMLHttpRequest.prototype.send;
+  XMLHttpRequest.prototype.send = function (form) {
+    const text = (value) => (value instanceof File ? value.name : value);
+    window.sentForm = Object.fromEntries([...form].map(([name, value]) => [name, text(value)]));
+    send.call(this, form);
+  };
 }"""
 
 
@@ -124,8 +134,9 @@ def opened(browser: Browser, service: str) -> Iterator[Open]:
 
 
 def _is_error(message: ConsoleMessage) -> bool:
-    """Return whether the console tells an error, but for the thumbnail of a file that is no picture."""
-    return message.type == "error" and "415 (Unsupported Media Type)" not in message.text
+    """Return whether the console tells an error, but for a refusal by the service, which the page tells."""
+    refusal = re.search(r"responded with a status of (400|415)", message.text)
+    return message.type == "error" and refusal is None
 
 
 def _foreign(address: str, service: str) -> bool:
@@ -178,6 +189,17 @@ def restore(page: Page, *paths: Path) -> None:
     add(page, *paths)
     page.locator("#restore").click()
     expect(page.locator(".row[data-kind=done]")).to_have_count(len(paths), timeout=SOON)
+
+
+def pinch(page: Page, selector: str) -> None:
+    """Draw two fingers apart on an element."""
+    box = page.locator(selector).bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    fingers = page.context.new_cdp_session(page)
+    for kind, apart in (("touchStart", 40), ("touchMove", 60), ("touchMove", 120), ("touchEnd", 0)):
+        points = [{"x": x + side * apart, "y": y, "id": i} for i, side in enumerate((-1, 1))] if apart else []
+        fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
 
 
 def dropped(page: Page, paths: list[Path], how: str = "drop") -> None:
@@ -291,7 +313,7 @@ def test_the_viewer_slides_zooms_pans_and_flips(opened: Open, photographs: dict[
     for _ in range(8):
         page.mouse.wheel(0, -300)
     expect(scale).not_to_have_text("100 %")
-    transforms = "[...document.querySelectorAll('.pane > img')].map((image) => image.style.transform)"
+    transforms = "[...document.querySelectorAll('.pane img')].map((image) => image.style.transform)"
     assert len(set(page.evaluate(transforms))) == 1
     page.locator(".pane.left").focus()
     with changing(page, transforms):
@@ -327,7 +349,7 @@ def test_settings_are_compared_with_the_walk_and_the_uncertainty(
     slider = page.locator("#walk input")
     expect(slider).to_have_value("4")
     slider.fill("1")
-    expect(page.locator(".pane.right > img")).to_have_attribute("src", re.compile(r"/steps/1$"))
+    expect(page.locator(".pane.right img")).to_have_attribute("src", re.compile(r"/steps/1$"))
     page.locator("#again [name=model]").select_option("dehazing")
     page.locator("#again button[type=submit]").click()
     expect(page.locator(".pane.right .tag")).to_contain_text("Clear haze", timeout=SOON)
@@ -357,9 +379,7 @@ def test_a_quick_look_restores_a_part_and_then_the_whole(opened: Open, photograp
     expect(page.locator(".row")).to_have_count(2)
 
 
-def test_a_mask_is_painted_undone_erased_and_sent_in_the_pictures_size(
-    opened: Open, photographs: dict[str, Path], service: str
-) -> None:
+def test_a_mask_is_painted_undone_erased_and_sent(opened: Open, photographs: dict[str, Path]) -> None:
     page = opened()
     choose(page, "Fill holes")
     add(page, photographs["cat.png"])
@@ -396,12 +416,11 @@ def test_a_mask_is_painted_undone_erased_and_sent_in_the_pictures_size(
     page.get_by_role("button", name="Clear").click()
     assert page.evaluate(painted) == 0
     page.keyboard.press("Control+z")
-    with page.expect_request("**/api/v1/jobs") as request:
-        page.get_by_role("button", name="Use this mask").click()
-        page.locator("#restore").click()
-    body = request.value.post_data_buffer
-    assert body is None or b"mask.png" in body
+    page.get_by_role("button", name="Use this mask").click()
+    page.evaluate(REMEMBER_FORM)
+    page.locator("#restore").click()
     expect(row(page, "cat.png")).to_have_attribute("data-kind", "done", timeout=SOON)
+    assert page.evaluate("window.sentForm")["mask"] == "mask.png"
     page.locator(".thumb").click()
     page.locator("#viewer-mask").click()
     expect(page.locator("#brush")).to_be_visible()
@@ -443,6 +462,34 @@ def test_what_a_model_takes_is_asked_for_and_wrong_numbers_are_not_sent(
     expect(page.locator(".row[data-kind=done]")).to_have_count(2, timeout=SOON)
 
 
+def test_a_guide_and_a_texture_are_sent_to_models_that_take_them(
+    opened: Open, photographs: dict[str, Path]
+) -> None:
+    page = opened()
+
+    def with_guide(route: Route) -> None:
+        models = route.fetch().json()
+        for model in models:
+            model["takes"] |= {"guide": True, "texture": True}
+        route.fulfill(json=models)
+
+    page.route("**/api/v1/models", with_guide)
+    page.reload()
+    add(page, photographs["cat.png"])
+    expect(page.locator("#go-hint")).to_have_text("1 picture still needs its guide.")
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Add the guide picture: cat.png").click()
+    chooser.value.set_files(photographs["coffee.jpg"])
+    expect(page.get_by_role("button", name="Guide: coffee.jpg: cat.png")).to_be_visible()
+    page.locator("#texture").fill("0.5")
+    page.evaluate(REMEMBER_FORM)
+    page.locator("#restore").click()
+    expect(row(page, "cat.png")).to_have_attribute("data-kind", "failed", timeout=SOON)
+    form = page.evaluate("window.sentForm")
+    assert form["guide"] == "coffee.jpg"
+    assert '"texture":0.5' in form["options"]
+
+
 def test_the_list_survives_a_reload_and_the_language_is_remembered(
     opened: Open, photographs: dict[str, Path]
 ) -> None:
@@ -474,6 +521,8 @@ def test_a_phone_in_korean_shows_all_without_scrolling_sideways(
     page.locator(".thumb").click()
     page.locator("#viewer-again").click()
     assert max(page.evaluate(width)) <= 360
+    with changing(page, "document.querySelector('#viewer-scale').textContent"):
+        pinch(page, ".pane.left")
     page.locator("#viewer .close").click()
     choose(page, "빈 곳 채우기")
     add(page, photographs["cat.png"])

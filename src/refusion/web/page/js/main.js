@@ -12,7 +12,7 @@ import { fillLenses, readOptions, showOptions } from "./options.js";
 import { pickPart } from "./pick.js";
 import { forgetRows, showRows } from "./rows.js";
 import { sendAll, sendOne, stopSending } from "./send.js";
-import { changed, isOpen, pictureOf, state, subscribe } from "./state.js";
+import { changed, dropJob, isOpen, pictureOf, putJob, putJobs, secondsLeft, state, subscribe } from "./state.js";
 import { strokeOf } from "./strokes.js";
 import { openViewer, refreshViewer, startViewer } from "./viewer.js";
 import { startWalk } from "./walk.js";
@@ -106,13 +106,13 @@ function wireButtons() {
 // What the service tells
 
 function takeAll(/** @type {Job[]} */ jobs) {
-  state.jobs = new Map(jobs.map((job) => [job.id, job]));
+  putJobs(jobs);
   changed();
 }
 
 function take(/** @type {Job} */ job) {
   const before = state.jobs.get(job.id)?.state;
-  state.jobs.set(job.id, job);
+  putJob(job);
   if (before !== job.state && job.state === "done") announce(t("said.done", { name: job.name }));
   if (before !== job.state && job.state === "failed") announce(t("said.failed", { name: job.name }));
   if (job.id === awaited && job.has.result) {
@@ -123,7 +123,7 @@ function take(/** @type {Job} */ job) {
 }
 
 function forget(/** @type {string} */ id) {
-  state.jobs.delete(id);
+  dropJob(id);
   changed();
 }
 
@@ -233,7 +233,7 @@ function showSummary() {
   const sending = state.items.filter((item) => item.status === "sending" || item.status === "held").length;
   const count = jobs.length + sending;
   const busy = open.length + sending > 0;
-  const left = Math.max(0, ...open.map((job) => job.seconds_left ?? 0));
+  const left = secondsLeft();
   const parts = [count ? t("list.done", { done: done.length, count }) : ""];
   if (busy && left) parts.push(t("list.left", { time: duration(left) }));
   setText(byId("summary"), parts.filter(Boolean).join(" · "));

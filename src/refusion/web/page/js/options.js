@@ -21,7 +21,8 @@ export function fillLenses() {
 export function showOptions() {
   const model = modelNamed();
   if (!model) return;
-  for (const [id, taken] of [["lens", model.takes.lens], ["noise", model.takes.sigma]]) {
+  const { lens, sigma, texture } = model.takes;
+  for (const [id, taken] of Object.entries({ lens, noise: sigma, "texture-of": texture })) {
     byId(id).hidden = !taken;
     byId(id).disabled = !taken; // what is not shown is not checked
   }
@@ -56,13 +57,15 @@ function sampling() {
 }
 
 function guidance(/** @type {import("./state.js").Model} */ model) {
+  const { takes } = model;
+  const texture = byId("texture").valueAsNumber;
   const sigma = byId("sigma").value !== "" ? { sigma: byId("sigma").valueAsNumber / LEVELS } : {};
   const lens = {
     source: byId("lens-source").value,
     target: byId("lens-target").value,
     disparity: byId("lens-disparity").valueAsNumber,
   };
-  return { ...(model.takes.sigma && sigma), ...(model.takes.lens && { lens }) };
+  return { ...(takes.sigma && sigma), ...(takes.lens && { lens }), ...(takes.texture && { texture }) };
 }
 
 /** Return a lens's name with spaces: Canon 50 mm f/1.4. */

@@ -5,7 +5,7 @@ import { modelTitle } from "./cards.js";
 import { byId, element, setSource, setText } from "./dom.js";
 import { duration, t } from "./i18n.js";
 import { missing } from "./items.js";
-import { isOpen, modelNamed, orderedJobs, state } from "./state.js";
+import { isOpen, jobsAhead, modelNamed, orderedJobs, state } from "./state.js";
 
 /** @typedef {import("./state.js").Item} Item */
 /** @typedef {import("./state.js").Job} Job */
@@ -23,6 +23,7 @@ export function showRows(/** @type {Actions} */ actions) {
     ...orderedJobs().map((job) => ({ key: job.id, job })),
   ];
   const list = byId("rows");
+  const ahead = jobsAhead();
   const keys = new Set(subjects.map(({ key }) => key));
   for (const [key, row] of rows) {
     if (keys.has(key)) continue;
@@ -33,7 +34,7 @@ export function showRows(/** @type {Actions} */ actions) {
     if (!rows.has(key)) rows.set(key, new Row());
     const row = rows.get(key);
     if (list.children[place] !== row.node) list.insertBefore(row.node, list.children[place] ?? null);
-    row.show(item ? itemView(item, actions) : jobView(job, actions));
+    row.show(item ? itemView(item, actions) : jobView(job, actions, ahead.get(key)));
   });
   byId("empty").hidden = subjects.length > 0;
 }
@@ -54,7 +55,10 @@ export function forgetRows() {
 
 function newThumbnail() {
   const image = element("img", { alt: "", loading: "lazy" });
-  image.addEventListener("error", () => setSource(image, null));
+  image.addEventListener("error", () => {
+    image.dataset.failed = image.getAttribute("src") ?? "";
+    setSource(image, null);
+  });
   return image;
 }
 
@@ -82,7 +86,10 @@ class Row {
     this.open = view.open;
     this.thumb.disabled = !view.open;
     this.thumb.setAttribute("aria-label", t("row.open", { name: view.name }));
-    view.pictures.forEach((address, place) => setSource(this.images[place], address));
+    view.pictures.forEach((address, place) => {
+      const image = this.images[place];
+      setSource(image, address === image.dataset.failed ? null : address);
+    });
     setText(this.name, view.name);
     this.name.title = view.name;
     setText(this.what, view.what);
@@ -176,7 +183,7 @@ function slotActions(/** @type {Item} */ item, /** @type {Actions} */ actions) {
 }
 
 /** @returns {RowView} */
-function jobView(/** @type {Job} */ job, /** @type {Actions} */ actions) {
+function jobView(/** @type {Job} */ job, /** @type {Actions} */ actions, /** @type {number | undefined} */ ahead) {
   const running = job.state === "running";
   const what = [modelTitle(job.options.model)];
   if (job.options.crop) what.push(t("row.quick"));
@@ -185,7 +192,7 @@ function jobView(/** @type {Job} */ job, /** @type {Actions} */ actions) {
     name: job.name,
     kind: job.state,
     what: what.join(" · "),
-    state: jobState(job),
+    state: jobState(job, ahead),
     pictures: [jobPicture(job), twoViews(job) ? jobPicture(job, { view: "right" }) : null],
     open: job.has.result ? () => actions.open(job) : null,
     progress: isOpen(job) ? (running ? (job.steps && job.step ? job.step / job.steps : -1) : 0) : null,
@@ -195,8 +202,8 @@ function jobView(/** @type {Job} */ job, /** @type {Actions} */ actions) {
   };
 }
 
-function jobState(/** @type {Job} */ job) {
-  if (job.state === "waiting") return job.position ? t("row.waiting", { count: job.position }) : t("row.waiting");
+function jobState(/** @type {Job} */ job, ahead = 0) {
+  if (job.state === "waiting") return ahead ? t("row.waiting", { count: ahead }) : t("row.waiting");
   if (job.state === "done") return t("row.done", { time: duration(job.seconds) });
   if (job.state !== "running") return t(`row.${job.state}`);
   const step = job.step ? t("row.running", { step: job.step, steps: job.steps }) : t("row.starting");

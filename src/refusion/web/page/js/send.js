@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { inWords } from "./errors.js";
 import { removeItem } from "./items.js";
-import { changed, modelNamed, newBatch, state } from "./state.js";
+import { changed, modelNamed, newBatch, putJob, state } from "./state.js";
 
 /** @typedef {import("./state.js").Item} Item */
 /** @typedef {import("./state.js").Job} Job */
@@ -40,7 +40,7 @@ export async function sendOne(/** @type {Item} */ item, /** @type {Options} */ o
     if (!state.items.includes(item) || item.status === "ready") return null; // taken back meanwhile
     try {
       const job = await posted(item, { ...options, batch: item.batch });
-      if (!state.jobs.has(job.id)) state.jobs.set(job.id, job);
+      if (!state.jobs.has(job.id)) putJob(job);
       item.source = job.id;
       Object.assign(item, { status: "ready", stop: null });
       changed();

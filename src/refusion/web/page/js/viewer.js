@@ -61,7 +61,7 @@ export function openViewer(/** @type {Job} */ job) {
   measure();
   view.setPicture(1, 1); // so that the next picture is fitted, even if it is of the same size as the last
   show();
-  byId("split").focus();
+  (shown.mode === "slider" ? byId("split") : paneOf("left")).focus();
 }
 
 /** Bring the open viewer up to date with the jobs. */
@@ -270,7 +270,7 @@ async function restoreAgain(/** @type {SubmitEvent} */ event) {
   event.preventDefault();
   const job = current();
   const form = byId("again").elements;
-  const { crop, lens, sigma, suffix } = job.options;
+  const { crop, lens, sigma, suffix, texture } = job.options;
   const takes = modelNamed(form.model.value)?.takes;
   const numbers = ["steps", "seed", "samples"].filter((name) => form[name].value !== "");
   const options = {
@@ -282,6 +282,7 @@ async function restoreAgain(/** @type {SubmitEvent} */ event) {
     ...(suffix && { suffix }),
     ...(takes?.lens && lens && { lens }),
     ...(takes?.sigma && sigma && { sigma }),
+    ...(takes?.texture && { texture: texture ?? undefined }),
   };
   try {
     follow((await api.again(job.id, options)).id);

@@ -16,6 +16,7 @@ export function showWalk(/** @type {Job | null} */ job, /** @type {(address: str
   const steps = Math.ceil((job?.has.steps ?? 0) / (job?.options.samples || 1)); // those of the first sample
   byId("walk").hidden = steps === 0;
   walk.onStep = onStep;
+  name();
   if (job?.id === walk.job?.id) return;
   stop();
   walk.job = job;
