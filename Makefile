@@ -33,6 +33,7 @@ test-cluster: install
 
 bench: install
 	$(BIN)/python benchmarks/restore.py
+	$(BIN)/python benchmarks/training.py
 
 docs: install
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html

@@ -37,8 +37,9 @@ def blocks(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if blocks(page)]
-assert PAGES[0].name == "README.md"
+READMES = (ROOT / "README.md", ROOT / "README.ko.md")
+PAGES = [page for page in (*READMES, *sorted((ROOT / "docs").glob("*.md"))) if blocks(page)]
+assert PAGES[:2] == list(READMES)
 SLOW_PAGES = ("sampling.md",)
 
 
@@ -85,6 +86,27 @@ def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pyte
     shutil.copy(bundled, run / "model.safetensors")
     for block in blocks(page):
         exec(compile(block, page.name, "exec"), {"__name__": "page"})
+
+
+def skeleton(page: Path) -> dict[str, list[Any]]:
+    """Return what a README says whatever its language: code without comments, levels, figures, addresses."""
+    text = page.read_text(encoding="utf-8")
+    code = re.findall(r"^```(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    return {
+        "code": [[re.split(r"\s{2,}|\s#", line.strip())[0] for line in block.splitlines()] for block in code],
+        "headings": re.findall(r"^#+", prose, re.MULTILINE),
+        "figures": [
+            sorted(re.findall(r"\d+\.?\d*", row)) for row in re.findall(r"^\|.*$", prose, re.MULTILINE)
+        ],
+        "addresses": sorted(set(re.findall(r"\]\((.*?)\)", prose)) - {page.name for page in READMES}),
+    }
+
+
+@pytest.mark.parametrize("part", ["code", "headings", "figures", "addresses"])
+def test_the_readme_says_the_same_in_korean(part: str) -> None:
+    english, korean = (skeleton(page)[part] for page in READMES)
+    assert korean == english
 
 
 def test_the_readmes_commands_exist() -> None:
@@ -170,13 +192,14 @@ def test_the_demo_restores(
 
 
 def test_the_training_page_shows_every_key() -> None:
-    """Those of the loop once, since both stages have them."""
+    """Those of the loop once, since all stages have them."""
     page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"^```yaml\n(task: my task.*?)^```", page, re.MULTILINE | re.DOTALL)
     shown = yaml.safe_load(text)
     whole = parse(shown, "docs").model_dump()
     whole["card"].pop("task")  # is the recipe's own
-    shown["codec_training"] = {**dict.fromkeys(Loop.model_fields), **shown["codec_training"]}
+    for stage in ("codec_training", "mean_training"):
+        shown[stage] = {**dict.fromkeys(Loop.model_fields), **shown[stage]}
     for part, values in whole.items():
         if isinstance(values, dict):
             assert shown[part].keys() == values.keys(), part

@@ -19,6 +19,7 @@ from refusion.errors import CheckpointError, RefusionError
 from refusion.models import checkpoint
 from refusion.restoring.restorer import Restorer
 from refusion.restoring.tiling import TilingPolicy
+from tiny import SMALLEST
 
 UNET = {"name": "ConditionalUNet", "width": 4, "multipliers": [1, 2], "conditional": False}
 MODELS: dict[str, dict[str, Any]] = {
@@ -29,6 +30,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "bokeh": {"model.network.conditions": 3},
     "guides": {"model.network.guides": 1},
     "stereo": {"model.network.stereo": True, "model.network.downscale": 1},
+    "mean": {"model.mean": SMALLEST["model"]["network"]},
     "unet": {"model.network": UNET, "model.process.kind": "denoising"},
 }
 TILED = TilingPolicy(max_whole=300, patch=8, max_patches=3, min_tile=16, min_state_tile=8)
@@ -95,7 +97,7 @@ def test_means_and_features_are_handed_on_as_with_torch(
     """With modules in the place of graphs, which are compared with them when they are written."""
     model = checkpoint.load(save_model(tmp_path / "model.safetensors", MODELS[kind]), "cpu")
     fast = with_onnx(model)
-    assert len(written) == 1 + len(model.codec.parts)
+    assert len(written) == 1 + (model.mean is not None) + len(model.codec.parts)
     assert largest_difference(model, fast, policy, (62, 87)) < 5e-5  # random weights amplify rounding
 
 

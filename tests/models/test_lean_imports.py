@@ -103,6 +103,7 @@ def test_the_command_that_restores_brings_no_training(tmp_path: Path) -> None:
         ("export", "--help"),
         ("models", "--help"),
         ("info", "--help"),
+        ("serve", "--help"),
     ],
     ids=" ".join,
 )

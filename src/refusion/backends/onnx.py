@@ -110,6 +110,8 @@ def check(restorer: Restorer) -> None:
     """
     codec, remedy = restorer.codec, "use refusion itself"
     check_traceable(restorer.network, restorer.name, remedy)
+    if restorer.mean is not None:
+        raise CheckpointError(f"{restorer.name}: graphs of a mean stage are not exported: {remedy}")
     if not codec.traceable:
         reason = f"its codec {type(codec).__name__} computes at a size of its own"
         raise CheckpointError(f"{restorer.name}: {reason}, which has no ONNX graph: {remedy}")

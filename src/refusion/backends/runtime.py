@@ -151,15 +151,20 @@ def with_onnx(model: Model, report: Callable[[str], object] = lambda _: None) ->
     require()
     if model.device.type != "cpu":
         raise CheckpointError(f"{model.name} is on {model.device}: onnxruntime needs the device cpu")
-    check_traceable(model.network, model.name, "leave out the backend")
-    whole, parts = _network_graph(model), list(_part_graphs(model.codec))
-    folder = _written(model, [whole, *parts], report)
+    networks = {"network": model.network} | ({} if model.mean is None else {"mean": model.mean})
+    for network in networks.values():
+        check_traceable(network, model.name, "leave out the backend")
+    whole = [_network_graph(name, network, model.codec) for name, network in networks.items()]
+    parts = list(_part_graphs(model.codec))
+    folder = _written(model, [*whole, *parts], report)
     codec = copy.copy(model.codec)
     for part in parts:
         _, layout = tree_flatten(part.module(*part.example(1, 1, 1)))
         setattr(codec, part.name, _Answer(session(graph_file(folder, part.name)), layout))
-    network = OnnxNetwork(model.network, session(graph_file(folder, whole.name)))
-    return replace(model, network=network, codec=codec)
+    running = {
+        name: OnnxNetwork(network, session(graph_file(folder, name))) for name, network in networks.items()
+    }
+    return replace(model, network=running["network"], codec=codec, mean=running.get("mean"))
 
 
 class _Answer:
@@ -172,9 +177,8 @@ class _Answer:
         return tree_unflatten(answers(self._running, tree_leaves(inputs)), self._layout)
 
 
-def _network_graph(model: Model) -> Graph:
-    network, channels = model.network, model.codec.channels
-    seen = model.codec.seen_channels(network.num_guides)
+def _network_graph(name: str, network: Network, codec: Codec) -> Graph:
+    channels, seen = codec.channels, codec.seen_channels(network.num_guides)
     widths = _pooled_widths(network, channels, seen)
 
     def inputs(count: int, height: int, width: int) -> Inputs:
@@ -185,7 +189,7 @@ def _network_graph(model: Model) -> Graph:
         return x_t, mu, embedding, torch.rand(count, 1, count), given
 
     names = ("x_t", "mu", "embedding", "mixing", "given")
-    return Graph("network", _Pooled(network), inputs, names, max(8, network.multiple), network.num_views)
+    return Graph(name, _Pooled(network), inputs, names, max(8, network.multiple), network.num_views)
 
 
 def _part_graphs(codec: Codec) -> Iterator[Graph]:

@@ -11,7 +11,7 @@ from typing import Any
 from cyclopts import App, CycloptsError
 
 import refusion
-from refusion.cli import measuring, models, restoring, studying, training
+from refusion.cli import measuring, models, restoring, serving, studying, training
 from refusion.cli.console import complain, warnings_as_lines
 from refusion.cli.pipes import spelt_out
 from refusion.errors import RefusionError, first_line
@@ -38,6 +38,7 @@ for command in (
     measuring.calibrate,
     training.doctor,
     restoring.diffuse,
+    serving.serve,
     models.export,
     models.models,
     models.info,

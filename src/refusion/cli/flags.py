@@ -41,6 +41,8 @@ class SamplingFlags:
     "0 (deterministic) to 1 (posterior), for the sampler posterior."
     seed: int | None = None
     "Seed of all noise."
+    texture: float | None = None
+    "Of models with a mean stage: 0 (their mean, of the best PSNR) to 1 (a sample)."
     tile: int | None = None
     "Side in pixels of the tiles of a large picture; by default what free memory allows."
     precision: Literal["auto", "32", "bf16", "16"] | None = None

@@ -50,15 +50,16 @@ def diffusion_loss(
     x_t = sde.perturb(x0, mu, t, noise)
     output = network(x_t, mu, t.to(x_t.dtype)).to(x_t.dtype)
     if compare == "output":
-        return _mean_error(output, prediction.target(sde, x0, mu, t, noise), loss, weight)
+        return mean_error(output, prediction.target(sde, x0, mu, t, noise), loss, weight)
     estimate = prediction.clean(output, sde, x_t, mu, t)
     if compare == "picture":
-        return _mean_error(decode(estimate), x0 if picture is None else picture, loss, weight)
+        return mean_error(decode(estimate), x0 if picture is None else picture, loss, weight)
     reverse_mean = sde.posterior_mean(x_t, estimate, mu, t, t - 1)
-    return _mean_error(reverse_mean, sde.posterior_mean(x_t, x0, mu, t, t - 1), loss, weight)
+    return mean_error(reverse_mean, sde.posterior_mean(x_t, x0, mu, t, t - 1), loss, weight)
 
 
-def _mean_error(output: Tensor, target: Tensor, loss: Loss, weight: Tensor | None) -> Float[Tensor, ""]:
+def mean_error(output: Tensor, target: Tensor, loss: Loss, weight: Tensor | None) -> Float[Tensor, ""]:
+    """Return the mean error of a prediction, see `diffusion_loss`."""
     error = (output - target).abs() if loss == "l1" else (output - target).square()
     if weight is not None:
         error = weight * error

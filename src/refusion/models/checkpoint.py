@@ -263,7 +263,7 @@ def best_device() -> torch.device:
 
 
 def _modules(restorer: Restorer) -> nn.ModuleDict:
-    return nn.ModuleDict({"network": restorer.network, "codec": restorer.codec})
+    return nn.ModuleDict(restorer.modules())
 
 
 def _count(shape: list[int]) -> int:

@@ -87,6 +87,8 @@ class ModelSpec(Settings):
         fill: for inpainting, the fill of holes that the restoration starts from, a name in `FILLS`; the first
             guide is then the mask. None for models without this guide: their holes are white.
         sampling: the default sampling of requests.
+        mean: a class of `NETWORKS` and its arguments, the regression whose estimate takes the place of mu; it
+            takes the same views, conditions and guides as the network. None for mu itself.
     """
 
     network: component(NETWORKS)  # type: ignore[valid-type]
@@ -96,6 +98,7 @@ class ModelSpec(Settings):
     enlarge: Enlarge = Enlarge()
     fill: named(FILLS) | None = None  # type: ignore[valid-type]
     sampling: Sampling = Sampling()
+    mean: component(NETWORKS) | None = None  # type: ignore[valid-type]
 
     @model_validator(mode="after")
     def _check(self) -> "ModelSpec":
@@ -109,6 +112,12 @@ class ModelSpec(Settings):
             raise ValueError("process.kind is denoising: give codec.name Pixels and enlarge.factor 1")
         if self.fill and (self.guides != 1 or self.enlarge.factor > 1):
             raise ValueError(f"fill is {self.fill}: give network.guides 1, the mask, and enlarge.factor 1")
+        if self.mean is not None and _taken(self.outline.mean) != (True, *_taken(self.outline.network)[1:]):
+            raise ValueError(
+                "mean: give a network with conditional true and views, conditions, guides as network"
+            )
+        if self.mean is None and self.sampling.texture != 1:
+            raise ValueError(f"sampling.texture is {self.sampling.texture}: only models with a mean take it")
         if self.sampling.steps > self.process.steps:
             raise ValueError(
                 f"sampling.steps is {self.sampling.steps} and process.steps {self.process.steps}"
@@ -151,12 +160,27 @@ class ModelSpec(Settings):
         """
         try:
             codec: Codec = build(CODECS, self.codec)
-            derived = {"channels": codec.channels}
-            if "guides" in type(self.network).model_fields:
-                derived["map_channels"] = codec.map_channels
-            network: Network = build(NETWORKS, self.network, **derived)
+            network = _built(self.network, codec)
+            mean = None if self.mean is None else _built(self.mean, codec)
         except RuntimeError as error:  # of sizes that torch cannot hold
             raise ValueError(first_line(error)) from error
         prediction = PREDICTIONS[self.prediction]
         sde = self.process.build()
-        return Restorer(network, codec, sde, prediction, self.sampling, self.enlarge, self.fill, name)
+        return Restorer(
+            network, codec, sde, prediction, self.sampling, self.enlarge, self.fill, name, mean=mean
+        )
+
+
+def _built(settings: Settings, codec: Codec) -> Network:
+    """Return a network for the states of a codec."""
+    derived = {"channels": codec.channels}
+    if "guides" in type(settings).model_fields:
+        derived["map_channels"] = codec.map_channels
+    network: Network = build(NETWORKS, settings, **derived)
+    return network
+
+
+def _taken(network: Network | None) -> tuple[object, ...]:
+    """Return what a network takes: whether it sees mu, and its views, conditions and guides."""
+    assert network is not None
+    return network.conditional, network.num_views, network.num_conditions, network.num_guides

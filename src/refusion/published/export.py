@@ -65,6 +65,8 @@ def exported(restorer: Restorer, spec: ModelSpec) -> list[Exported]:
     """
     if spec.prediction != "noise":
         raise CheckpointError(f"prediction is {spec.prediction}, and published is noise; {REMEDY}")
+    if spec.mean is not None:
+        raise CheckpointError(f"there is a mean stage, and none is published; {REMEDY}")
     parts = [_part(restorer.network, "network", spec.network.model_dump())]
     codec: dict[str, Any] = spec.codec.model_dump()
     state = restorer.codec.state_dict()

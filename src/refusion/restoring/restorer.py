@@ -10,7 +10,7 @@ from typing import Unpack
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from refusion.diffusion.prediction import Prediction
 from refusion.diffusion.sampling import State
@@ -22,8 +22,10 @@ from refusion.imaging.arrays import ImageLike, as_image
 from refusion.imaging.image import Image
 from refusion.imaging.resize import Enlarge
 from refusion.nn.network import Network
+from refusion.nn.precision import multiplying
 from refusion.restoring.admission import Demand, Work, least_demand
 from refusion.restoring.codec import Codec, codec_with_tiling
+from refusion.restoring.mean import estimated_mean
 from refusion.restoring.memory import free_memory
 from refusion.restoring.request import (
     Ensemble,
@@ -54,6 +56,9 @@ class Restorer:
         fill: of holes, see `ModelSpec.fill`.
         name: of the model, for messages.
         std_scale: factor of the standard deviation of samples, which are surer than they are right.
+        mean: a regression network in front, whose estimate of the mean of all clean pictures takes the place
+            of mu (Ohayon et al. 2024, arXiv 2410.00418; Whang et al. 2022, arXiv 2112.02475). The residual is
+            then what a regression cannot know.
     """
 
     network: Network
@@ -65,21 +70,28 @@ class Restorer:
     fill: str | None = None
     name: str = "a model"
     std_scale: float = 1.0
+    mean: Network | None = None
 
     @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
     def to(self, device: str | torch.device) -> "Restorer":
-        return replace(self, network=self.network.to(device), codec=self.codec.to(device))
+        mean = None if self.mean is None else self.mean.to(device)
+        return replace(self, network=self.network.to(device), codec=self.codec.to(device), mean=mean)
 
     def __repr__(self) -> str:
-        millions = sum(p.numel() for part in (self.network, self.codec) for p in part.parameters()) / 1e6
+        millions = sum(p.numel() for part in self.modules().values() for p in part.parameters()) / 1e6
         kinds = f"{type(self.network).__name__} on {type(self.codec).__name__}"
         sampler = self.sampling.sampler
         name = sampler if isinstance(sampler, str) else getattr(sampler, "__name__", "a solver")
         walk = f"steps={self.sampling.steps}, sampler={name}"
         return f"Restorer({self.name}: {kinds}, {millions:.1f} M parameters, {walk}, {self.device})"
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Return the parts that have weights, by name."""
+        parts: dict[str, nn.Module] = {"network": self.network, "codec": self.codec}
+        return parts if self.mean is None else {**parts, "mean": self.mean}
 
     def __call__(self, image: ImageLike, **options: Unpack[Options]) -> Image:
         """Restore one picture: an `Image`, a file's path, an array or a PIL picture.
@@ -124,7 +136,9 @@ class Restorer:
             self.fill == "harmonic",
         )
         on_cpu = self.device.type == "cpu"
-        return least_demand(work, self.network, self.codec, Limits(**limits), on_cpu)
+        networks = [self.network] if self.mean is None else [self.network, self.mean]
+        demands = [least_demand(work, one, self.codec, Limits(**limits), on_cpu) for one in networks]
+        return max(demands, key=lambda demand: demand.device)
 
     def run(
         self,
@@ -159,7 +173,7 @@ class Restorer:
             note(notice)
         scene = self._scene(request)
         walk = self._prepare(scene.tensor().to(self.device), scene.guides.to(self.device), request, note)
-        total = request.samples * (len(timesteps(self.sde.steps, request.sampling.steps, walk.first)) - 1)
+        total = request.samples * (len(walk.times(request.sampling.steps)) - 1)
         several = scene.sources if request.samples > 1 else ()
         ensembles = [Ensemble(source.pixels.shape) for source in several]
         trajectory: list[Image] = []
@@ -220,6 +234,10 @@ class Restorer:
             raise ValueError(f"sigma is {request.sigma}: only models of Gaussian denoising take it")
         if request.mask is not None and self.enlarge.factor > 1:
             raise ValueError(f"mask: this model enlarges {self.enlarge.factor} times; take one of inpainting")
+        if request.sampling.texture != 1 and self.mean is None:
+            raise ValueError(
+                f"texture is {request.sampling.texture}: this model has no mean stage; leave it out"
+            )
         timesteps(self.sde.steps, request.sampling.steps)
 
     def upscale_input(self, image: ImageLike) -> Image:
@@ -298,8 +316,26 @@ class Restorer:
         free = limits.memory or free_memory(self.device)  # encoding took some of it
         network = with_tiling(self.network, encoded.mu, free, tile, limits.policy, report)
         first = self.sde.initial_time(self._noise_std(lq, request.sigma, report))
-        seen = codec.with_guides(encoded.mu, self.enlarge(guides) if guides.shape[1] else guides)
-        return Walk(codec, encoded, seen, network, self.sde, self.prediction, first, limits.precision)
+        maps = self.enlarge(guides) if guides.shape[1] else guides
+        if self.mean is not None:
+            mean = with_tiling(self.mean, encoded.mu, free, tile, limits.policy, report)
+            seen = codec.with_guides(encoded.mu, maps)
+            with multiplying(limits.precision, self.device):
+                mu = estimated_mean(mean, self.sde, codec, encoded.mu, seen, request.condition)
+            encoded = encoded._replace(mu=mu)
+        seen = codec.with_guides(encoded.mu, maps)
+        sampling = request.sampling
+        return Walk(
+            codec,
+            encoded,
+            seen,
+            network,
+            self.sde,
+            self.prediction,
+            first,
+            limits.precision,
+            sampling.texture,
+        )
 
     def _noise_std(self, lq: Float[Tensor, "b 3 h w"], sigma: float | None, report: Report) -> float | None:
         """Return the standard deviation of the noise, or an estimate of it if the process needs one.

@@ -33,6 +33,7 @@ class Walk:
         prediction: how the network's output is read.
         first: the time at which sampling starts.
         precision: in which the network multiplies.
+        texture: share of what sampling adds to mu, see `Sampling`.
     """
 
     codec: Codec
@@ -43,14 +44,20 @@ class Walk:
     prediction: Prediction
     first: int
     precision: Precision = "32"
+    texture: float = 1.0
 
     @torch.inference_mode()
     def decode(self, state: State) -> Float[Tensor, "b 3 h w"]:
         """Return the pictures, in [0, 1], that a state stands for."""
-        picture = self.codec.decode(state.x, self.encoded.features, self.encoded.size)
-        kept = (state.x, *self.encoded.features)
+        x = state.x if self.texture == 1 else torch.lerp(self.encoded.mu, state.x, self.texture)
+        picture = self.codec.decode(x, self.encoded.features, self.encoded.size)
+        kept = (x, *self.encoded.features)
         owned = all(z.untyped_storage().data_ptr() != picture.untyped_storage().data_ptr() for z in kept)
         return picture.clamp_(0, 1) if owned else picture.clamp(0, 1)
+
+    def times(self, steps: int) -> list[int]:
+        """Return the times of a walk of so many steps; to the mean itself there is a single one."""
+        return timesteps(self.sde.steps, steps, self.first) if self.texture else [self.first, 0]
 
     @torch.inference_mode()
     def states(
@@ -67,9 +74,12 @@ class Walk:
             Cancelled: `cancel` returned True.
         """
         mu = self.encoded.mu
+        if not self.texture:
+            yield State(0, mu, mu)
+            return
         sample_noise = noise_source(mu, sampling.seed)
         start = self.sde.initial_state(mu, sample_noise())
-        times = timesteps(self.sde.steps, sampling.steps, self.first)
+        times = self.times(sampling.steps)
         denoise = self._denoiser(times, condition, cancel)
         yield from sample(denoise, self.sde, start, mu, times, sampling.solver, sample_noise)
 

@@ -19,8 +19,8 @@ class Cost:
     """The cost of a training step.
 
     Args:
-        parameters: of network and codec.
-        macs: multiply-accumulates of the network for a sample.
+        parameters: of network, codec and mean.
+        macs: multiply-accumulates of the network, and of the mean, for a sample.
         codec_macs: multiply-accumulates of encoding and decoding a sample.
         memory: bytes.
     """
@@ -65,6 +65,9 @@ def cost(recipe: Recipe) -> Cost:
             return network(mu, seen, t, network.embed(t, condition))
 
         macs, saved_second = _count(second, predict)
+        if restorer.mean is not None:
+            mean = restorer.mean
+            macs += _count(second, lambda: mean(mu, seen, t, mean.embed(t, condition)))[0]
         trained = list(network.parameters())
         if second.trainable == "decoder":
             network.requires_grad_(False)
@@ -74,7 +77,8 @@ def cost(recipe: Recipe) -> Cost:
         if second.compare == "picture":
             _, saved_second = _count(second, lambda: codec.decode(predict(), *encoded[1:]))
     codec_size = sum(p.numel() for p in codec.parameters())
-    parameters = codec_size + sum(p.numel() for p in network.parameters())
+    mean_size = 0 if restorer.mean is None else sum(p.numel() for p in restorer.mean.parameters())
+    parameters = codec_size + mean_size + sum(p.numel() for p in network.parameters())
     trained_size = sum(p.numel() for p in trained)
     first_bytes = 4 * 5 * codec_size + saved_first
     second_bytes = 4 * (2 * parameters + 3 * trained_size) + saved_second

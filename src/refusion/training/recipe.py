@@ -135,8 +135,18 @@ class CodecTraining(Loop):
     gate: float = 1.0
 
 
+class MeanTraining(Loop):
+    """Settings of the stage that trains the mean, a regression, of a model that has one.
+
+    Args:
+        loss: see `Training`.
+    """
+
+    loss: Loss = "l1"
+
+
 class Training(Loop):
-    """Settings of the second, or only, stage: the training of the network.
+    """Settings of the last, or only, stage: the training of the network.
 
     Args:
         compare: what the loss compares, see `refusion.diffusion.objective`.
@@ -173,7 +183,8 @@ class Recipe(Settings):
         model: the specification of the model.
         data: the training data.
         codec_training: settings of the first stage, for a codec with weights.
-        training: settings of the second, or only, stage.
+        mean_training: settings of the stage after it, for a model with a mean.
+        training: settings of the last, or only, stage.
     """
 
     task: str
@@ -181,6 +192,7 @@ class Recipe(Settings):
     model: ModelSpec
     data: Data = Data()
     codec_training: CodecTraining = CodecTraining()
+    mean_training: MeanTraining = MeanTraining()
     training: Training = Training()
 
     @model_validator(mode="after")

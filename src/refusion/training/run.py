@@ -13,7 +13,7 @@ from refusion.restoring.restorer import Restorer
 from refusion.training.processes import launched, make_fabric
 from refusion.training.recipe import Recipe
 from refusion.training.run_dir import claim
-from refusion.training.stages import CODEC, stages
+from refusion.training.stages import CODEC, MEAN, stages
 from refusion.training.stopping import Stop, stop_requests
 from refusion.training.trainer import fit
 
@@ -42,7 +42,8 @@ def train(
             diverged before its first validation, or the gain of the codec is below the recipe's gate.
         KeyboardInterrupt or SystemExit: SIGINT or SIGTERM asked to stop; the run resumes where it stopped.
     """
-    for name, loop in (("codec_training", recipe.codec_training), ("training", recipe.training)):
+    for name in ("codec_training", "mean_training", "training"):
+        loop = getattr(recipe, name)
         if loop.steps % loop.validated_every:
             multiple = f"no multiple of validate_every {loop.validate_every}"
             raise RecipeError(f"{name}.steps {loop.steps} is {multiple}: the end is lost")
@@ -60,7 +61,13 @@ def _train(recipe: Recipe, out: Path, source: Restorer | None, fabric: Fabric, s
     torch.manual_seed(recipe.training.seed)
     restorer = recipe.model.build()
     if source is not None:
-        _start_from(restorer.network, source.network)
+        mean = source.mean
+        if restorer.mean is not None and mean is None:
+            mean = source.network
+        else:
+            _start_from(restorer.network, source.network)
+        if mean is not None:
+            checkpoint.write_weights(out / "mean" / MEAN, mean)
         if source.codec.state_dict():
             checkpoint.write_weights(out / "codec" / CODEC, source.codec)
     metrics: dict[str, float] = {}
@@ -88,15 +95,23 @@ def _start_from(network: Network, source: Network) -> None:
 
 def _fine_tuned(recipe: Recipe, start: str | Path) -> Restorer:
     """Load the model to fine-tune, which must have the recipe's specification; but a network of two views may
-    start from one of single views, and one with guides from one without."""
+    start from one of single views, and one with guides from one without, and a model of one step may be the
+    mean of one that has a mean."""
     header = checkpoint.read_header(checkpoint.resolve(start))
-    for part in ("network", "codec", "process", "prediction"):
-        was, now = getattr(header.spec, part), getattr(recipe.model, part)
+    spec = header.spec
+    if recipe.model.mean is not None and spec.mean is None:
+        parts = {"network": "mean", "codec": "codec"}
+    else:
+        parts = {name: name for name in ("network", "codec", "process", "prediction", "mean")}
+    for part, becomes in parts.items():
+        was, now = getattr(spec, part), getattr(recipe.model, becomes)
         expected = now
         if getattr(was, "stereo", None) is False and getattr(now, "stereo", None) is True:
             expected = now.model_copy(update={"stereo": False, "downscale": was.downscale})
         if getattr(was, "guides", None) == 0:
             expected = expected.model_copy(update={"guides": 0})
         if was != expected:
-            raise RecipeError(f"{part} of {start} is {was}, of the recipe {now}: fine-tuning changes neither")
+            raise RecipeError(
+                f"{part} of {start} is {was}, {becomes} of the recipe {now}: fine-tuning changes neither"
+            )
     return checkpoint.load(header, "cpu")

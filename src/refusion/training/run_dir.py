@@ -15,7 +15,7 @@ from refusion.files import atomic
 from refusion.training.checkpoints import newest, writing
 from refusion.training.optimizer import rate_factor
 from refusion.training.recipe import Loop, Recipe, load_yaml
-from refusion.training.stages import CODEC
+from refusion.training.stages import CODEC, MEAN
 
 try:
     import fcntl
@@ -23,13 +23,15 @@ except ModuleNotFoundError:  # Windows has other locks; there two trainings in a
     fcntl = None  # type: ignore[assignment]
 
 RECIPE, DATA, LOCK = "recipe.yaml", "data.sha256", ".lock"
-LOOPS = ("codec_training", "training")
+LOOPS = ("codec_training", "mean_training", "training")
 FREE = {
     "task",
     "codec_training.gate",
     *(f"{loop}.{key}" for loop in LOOPS for key in ("workers", "keep", "save_every", "precision")),
 }
 """Values that change no weights, or of which `stage.resume` says that they do. So do those of the card."""
+FINISHED = {"codec_training": f"codec/{CODEC}", "mean_training": f"mean/{MEAN}"}
+"""The files that stages leave when they are done."""
 PER_STEP = {f"{loop}.{key}" for loop in LOOPS for key in ("batch", "accumulate")}
 """Values that change no weights if batch x accumulate x processes stays, see `stage.resume`."""
 
@@ -132,7 +134,10 @@ def fingerprint(recipe: Recipe) -> str:
 
 def _begun(out: Path) -> bool:
     """Whether something was trained in a folder."""
-    return (out / "codec" / CODEC).exists() or any(any(f.glob("*.ckpt")) for f in (out, out / "codec"))
+    stages = (out, out / "codec", out / "mean")
+    return any((out / file).exists() for file in FINISHED.values()) or any(
+        any(stage.glob("*.ckpt")) for stage in stages
+    )
 
 
 def _check_values(out: Path, earlier: Recipe, recipe: Recipe) -> list[str]:
@@ -158,7 +163,7 @@ def _check_values(out: Path, earlier: Recipe, recipe: Recipe) -> list[str]:
 
 def _grows(out: Path, part: str) -> bool:
     """Whether more steps of a stage still have an effect."""
-    return part == "training" or not (out / "codec" / CODEC).exists()
+    return part == "training" or not (out / FINISHED[part]).exists()
 
 
 def _tells_samples(folder: Path) -> bool:

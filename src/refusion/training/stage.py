@@ -39,6 +39,8 @@ class Stage(ABC):
 
     def __init__(self, learner: nn.Module, loop: Loop, recipe: Recipe, out: Path) -> None:
         self.learner, self.loop, self.recipe, self.out = learner, loop, recipe, out
+        self.criterion = "psnr"
+        """The score, in dB, by which the best validation is chosen."""
         self.ema = copy.deepcopy(learner).requires_grad_(False)
 
     @abstractmethod
@@ -58,7 +60,8 @@ class Stage(ABC):
 
     @abstractmethod
     def measure(self, pair: Pair) -> tuple[dict[str, float], list[Image]]:
-        """Return scores of the average on a validation pair, "psnr" among them, and pictures to look at."""
+        """Return scores of the average on a validation pair, `criterion` among them, and pictures to look
+        at."""
 
     @property
     def done(self) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from lightning.fabric import Fabric
@@ -12,15 +13,17 @@ from torch import Tensor, nn
 
 from refusion.data.dataset import TrainingSamples
 from refusion.data.pairs import Pair
-from refusion.diffusion.objective import diffusion_loss, replacing_loss
+from refusion.diffusion.objective import Compare, Loss, diffusion_loss, mean_error, replacing_loss
 from refusion.errors import DataError, RefusionError, printable
-from refusion.evaluation.evaluate import LatentSwapScores, evaluate, mean_scores, replace_latent
+from refusion.evaluation.evaluate import LatentSwapScores, evaluate, mean_scores, perceived, replace_latent
+from refusion.evaluation.perceptual import without_weights
 from refusion.imaging.arrays import from_array
 from refusion.imaging.image import Image
 from refusion.imaging.resize import Enlarge
 from refusion.models import checkpoint
 from refusion.nn.network import Network
 from refusion.restoring.codec import Codec, Maps, Pictures
+from refusion.restoring.mean import estimated_mean
 from refusion.restoring.restorer import Restorer
 from refusion.training.randomness import StepRandom
 from refusion.training.recipe import Recipe
@@ -29,7 +32,11 @@ from refusion.training.stopping import Stop
 
 Condition = Float[Tensor, "scenes conditions"]
 
-CODEC = "codec.safetensors"
+CODEC, MEAN = "codec.safetensors", "mean.safetensors"
+DRAWS = 8
+"""Random times and noises with which a flow from a mean is validated on each pair."""
+DIGITS = {"ssim": 4}
+"""Digits of scores in the card, where they are not two."""
 CALIBRATION_SAMPLES = 256
 """Number of samples over which the statistics of the latents are measured."""
 
@@ -108,13 +115,62 @@ class CodecStage(Stage):
         )  # of the codec that is released
 
 
-class Parts(nn.Module):
-    """Network and codec of a restorer as one module."""
+class MeanStage(Stage):
+    """The training of the mean, a regression network.
 
-    def __init__(self, network: Network, codec: Codec) -> None:
+    At its end the mean gets the weights of the best validation.
+    """
+
+    learner: Network
+    ema: Network
+
+    def __init__(self, restorer: Restorer, recipe: Recipe, out: Path, measured: dict[str, float]) -> None:
+        assert restorer.mean is not None
+        super().__init__(restorer.mean.requires_grad_(True), recipe.mean_training, recipe, out / "mean")
+        self.mean, self.codec = restorer.mean, restorer.codec.requires_grad_(False)
+        sampling = replace(restorer.sampling, texture=0.0)
+        self.restorer = replace(restorer, mean=self.ema, sampling=sampling)
+        self.file = self.out / MEAN
+
+    @property
+    def done(self) -> bool:
+        return self.file.exists()
+
+    def samples(self, pairs: Sequence[Pair], scenes: Sequence[Path]) -> TrainingSamples:
+        return _checked_samples(self, self.mean, pairs, scenes)
+
+    def loss(
+        self, lq: Pictures, gt: Pictures, guides: Maps, condition: Condition, random: StepRandom
+    ) -> Float[Tensor, ""]:
+        codec = self.codec.to(lq.device)
+        mu, x0 = codec.encode(lq).mu, codec.encode(gt).mu
+        seen = codec.with_guides(mu, guides)
+        condition = condition.repeat_interleave(len(mu) // len(condition), 0)
+        estimate = estimated_mean(self.learner, self.restorer.sde, codec, mu, seen, condition)
+        return mean_error(estimate, x0, self.recipe.mean_training.loss, _weight(self.recipe, codec, guides))
+
+    def measure(self, pair: Pair) -> tuple[dict[str, float], list[Image]]:
+        return _measured(self.restorer.to(next(self.ema.parameters()).device), pair)
+
+    def finish(self, fabric: Fabric, stop: Stop) -> dict[str, float]:
+        """Load the best weights into the mean."""
+        if not self.done:
+            self.load_best()
+            if fabric.is_global_zero:
+                checkpoint.write_weights(self.file, self.ema)
+            fabric.barrier()
+        self.mean.load_state_dict(load_file(self.file))
+        return {}
+
+
+class Parts(nn.Module):
+    """Network, codec and mean of a restorer as one module."""
+
+    def __init__(self, network: Network, codec: Codec, mean: Network | None) -> None:
         super().__init__()
         self.network: Network = network
         self.codec: Codec = codec
+        self.mean: Network | None = mean
 
     def trained(self, trainable: str) -> Iterator[nn.Parameter]:
         """Yield the weights that `training.trainable` names."""
@@ -124,45 +180,60 @@ class Parts(nn.Module):
 class DiffusionStage(Stage):
     """The training of the network on states of a codec, or of the codec's decoder (`training.trainable`).
 
-    After each validation that is the best so far it releases the model, with a card.
+    After each validation that is the best so far it releases the model, with a card. What is best is told by
+    the PSNR of restored pictures; but with a mean, from which samples are to differ as clean pictures do, by
+    that of estimates of x_0.
     """
 
     learner: Parts
     ema: Parts
 
     def __init__(self, restorer: Restorer, recipe: Recipe, out: Path, measured: dict[str, float]) -> None:
-        parts = Parts(restorer.network, restorer.codec).requires_grad_(False)
+        parts = Parts(restorer.network, restorer.codec, restorer.mean).requires_grad_(False)
         for weight in parts.trained(recipe.training.trainable):
             weight.requires_grad_(True)
         super().__init__(parts, recipe.training, recipe, out)
-        self.restorer = replace(restorer, network=self.ema.network, codec=self.ema.codec)
+        self.restorer = replace(restorer, network=self.ema.network, codec=self.ema.codec, mean=self.ema.mean)
         self.measured = measured
+        self.criterion = "psnr" if restorer.mean is None else "denoising_psnr"
 
     def samples(self, pairs: Sequence[Pair], scenes: Sequence[Path]) -> TrainingSamples:
-        samples = self.drawn_samples(pairs, scenes, self.recipe.data.patch, self.recipe.data.augment)
-        first = samples[0]
-        try:
-            self.restorer.network.check(len(first.gt), len(first.condition), first.guides.shape[1])
-        except ValueError as error:
-            raise DataError(f"the training pairs: {error}") from error
-        return samples
+        return _checked_samples(self, self.restorer.network, pairs, scenes)
 
     def loss(
         self, lq: Pictures, gt: Pictures, guides: Maps, condition: Condition, random: StepRandom
     ) -> Float[Tensor, ""]:
-        training, sde = self.recipe.training, self.restorer.sde
-        network, codec = self.learner.network, self.learner.codec
+        training = self.recipe.training
+        return self._loss(self.learner, lq, gt, guides, condition, random, training.compare, training.loss)
+
+    def _loss(
+        self,
+        parts: Parts,
+        lq: Pictures,
+        gt: Pictures,
+        guides: Maps,
+        condition: Condition,
+        random: StepRandom,
+        compare: Compare,
+        loss: Loss,
+    ) -> Float[Tensor, ""]:
+        """Return the loss of weights that are trained or averaged."""
+        sde, network, codec = self.restorer.sde, parts.network, parts.codec
         mu, features, size = codec.encode(lq)
         x0 = codec.encode(gt).mu
-        seen = codec.with_guides(mu, guides)
-        t = random.integers(1, sde.steps + 1)
-        t = torch.where(random.uniform() < training.p_terminal, sde.steps, t)
-        noise = random.normal(mu.shape[1:])
         # The views of a scene share time and noise, as in restoration.
         views = len(mu) // len(condition)
+        condition = condition.repeat_interleave(views, 0)
+        seen = codec.with_guides(mu, guides)
+        if parts.mean is not None:
+            with torch.no_grad():
+                mu = estimated_mean(parts.mean, sde, codec, mu, seen, condition)
+            seen = codec.with_guides(mu, guides)
+        t = random.integers(1, sde.steps + 1)
+        t = torch.where(random.uniform() < self.recipe.training.p_terminal, sde.steps, t)
+        noise = random.normal(mu.shape[1:])
         t = t.repeat_interleave(views, 0)
         noise = noise.repeat_interleave(views, 0)
-        condition = condition.repeat_interleave(views, 0)
         return diffusion_loss(
             lambda x_t, _, t: network(x_t, seen, t, network.embed(t, condition)),
             sde,
@@ -171,33 +242,37 @@ class DiffusionStage(Stage):
             mu,
             t,
             noise,
-            training.compare,
+            compare,
             lambda state: codec.decode(state, features, size),
             gt,
-            training.loss,
-            self._weight(guides),
+            loss,
+            _weight(self.recipe, codec, guides, compare == "picture"),
         )
 
-    def _weight(self, guides: Maps) -> Tensor | None:
-        """Return the weight of the loss, the mask for models that fill holes: nothing else counts."""
-        if self.recipe.model.fill is None:
-            return None
-        if self.recipe.training.compare == "picture":
-            return guides
-        codec = self.learner.codec
-        holes = codec.encode_guides(guides)
-        return holes.repeat(1, codec.channels // codec.map_channels, 1, 1)
-
     def measure(self, pair: Pair) -> tuple[dict[str, float], list[Image]]:
-        results = list(evaluate(self.restorer, [pair], precision="32"))
-        mean = mean_scores([row.output for row, _ in results])
-        _, restored = results[0]
-        views = pair.read()
-        shown = [self.restorer.upscale_input(views.lq[0]), restored, views.gt[0]]
-        return {"psnr": mean.psnr, "ssim": mean.ssim}, shown
+        scores, shown = _measured(self.restorer, pair)
+        if self.ema.mean is not None:
+            scores["denoising_psnr"] = self._denoising_psnr(pair)
+        return scores, shown
+
+    @torch.inference_mode()
+    def _denoising_psnr(self, pair: Pair) -> float:
+        """Return the PSNR of estimates of x_0 from x_t at `DRAWS` random times, in the middle of a pair."""
+        scene, device, enlarge = pair.read(), self.restorer.device, self.recipe.model.enlarge
+        lq, gt = (torch.stack([z.tensor() for z in images]) for images in (scene.lq, scene.gt))
+        guides = torch.zeros(len(gt), self.recipe.model.guides, *gt.shape[-2:])
+        if scene.guides is not None and self.recipe.model.guides:
+            guides = enlarge(scene.guides)
+        lq, gt, guides = (
+            _middle(z, self.recipe.data.patch).to(device).repeat(DRAWS, 1, 1, 1)
+            for z in (enlarge(lq), gt, guides)
+        )
+        condition = torch.tensor(scene.condition, device=device).expand(DRAWS, -1)
+        random = StepRandom(torch.Generator(device).manual_seed(0), device, DRAWS, 0, DRAWS)
+        return -10 * float(self._loss(self.ema, lq, gt, guides, condition, random, "picture", "psnr"))
 
     def release(self, scores: dict[str, float]) -> None:
-        validation = {"val_psnr": round(scores["psnr"], 2), "val_ssim": round(scores["ssim"], 4)}
+        validation = {f"val_{name}": round(score, DIGITS.get(name, 2)) for name, score in scores.items()}
         metrics = {**self.recipe.card.metrics, **validation, **self.measured}
         card = self.recipe.card.model_copy(update={"task": self.recipe.task, "metrics": metrics})
         dtype = getattr(torch, self.recipe.training.weights_dtype)
@@ -205,10 +280,67 @@ class DiffusionStage(Stage):
         checkpoint.save(file, self.restorer, spec, card, self.recipe.provenance(), dtype)
 
 
-def stages(recipe: Recipe) -> list[type[CodecStage] | type[DiffusionStage]]:
+def stages(recipe: Recipe) -> list[type[CodecStage] | type[MeanStage] | type[DiffusionStage]]:
     """Return the stages of a recipe in order."""
-    has_weights = any(True for _ in recipe.model.outline.codec.parameters())
-    return [CodecStage, DiffusionStage] if has_weights else [DiffusionStage]
+    chosen: list[type[CodecStage] | type[MeanStage] | type[DiffusionStage]] = [DiffusionStage]
+    if recipe.model.mean is not None:
+        chosen.insert(0, MeanStage)
+    if any(True for _ in recipe.model.outline.codec.parameters()):
+        chosen.insert(0, CodecStage)
+    return chosen
+
+
+def _checked_samples(
+    stage: Stage, network: Network, pairs: Sequence[Pair], scenes: Sequence[Path]
+) -> TrainingSamples:
+    """Return the samples of a stage that trains a network.
+
+    Raises:
+        DataError: the network does not take them.
+    """
+    data = stage.recipe.data
+    samples = stage.drawn_samples(pairs, scenes, data.patch, data.augment)
+    first = samples[0]
+    try:
+        network.check(len(first.gt), len(first.condition), first.guides.shape[1])
+    except ValueError as error:
+        raise DataError(f"the training pairs: {error}") from error
+    return samples
+
+
+def _middle(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the middle of pictures, at most as large as a size."""
+    for dim, side in zip((-2, -1), size, strict=True):
+        kept = min(side, pictures.shape[dim])
+        pictures = pictures.narrow(dim, (pictures.shape[dim] - kept) // 2, kept)
+    return pictures
+
+
+def _weight(recipe: Recipe, codec: Codec, guides: Maps, of_pictures: bool = False) -> Tensor | None:
+    """Return the weight of a loss, of states or pictures.
+
+    It is the mask for models that fill holes: nothing else counts.
+    """
+    if recipe.model.fill is None:
+        return None
+    if of_pictures:
+        return guides
+    return codec.encode_guides(guides).repeat(1, codec.channels // codec.map_channels, 1, 1)
+
+
+def _measured(restorer: Restorer, pair: Pair) -> tuple[dict[str, float], list[Image]]:
+    """Return the scores of a restored pair, and its degraded, restored and clean picture.
+
+    They are PSNR, SSIM and the metrics that need no files.
+    """
+    results = list(evaluate(restorer, [pair], perceptual=without_weights(), precision="32"))
+    rows = [row for row, _ in results]
+    mean = mean_scores([row.output for row in rows])
+    further = {name: float(np.mean(outputs)) for name, (_, outputs) in perceived(rows).items()}
+    _, restored = results[0]
+    views = pair.read()
+    shown = [restorer.upscale_input(views.lq[0]), restored, views.gt[0]]
+    return {"psnr": mean.psnr, "ssim": mean.ssim, **further}, shown
 
 
 def measured_gate(codec: Codec, pairs: Iterable[Pair], enlarge: Enlarge = Enlarge()) -> LatentSwapScores:

@@ -178,7 +178,7 @@ def validate(
             log.show(np.concatenate([image.pixels for image in shown], axis=1), pairs[i].name, step)
     unsound: Any = fabric.all_reduce(torch.tensor(float(not sound), device=fabric.device), reduce_op="sum")
     if float(unsound):
-        means = {"psnr": math.nan}
+        means = {stage.criterion: math.nan}
     else:
         names = list(rows[0])
         table = torch.tensor([[*(row[name] for name in names), 1.0] for row in rows], device=fabric.device)
@@ -209,7 +209,7 @@ def _select(
 
     The run's checkpoint is written before old ones are deleted, so that it never names one that is gone.
     """
-    psnr, best = scores["psnr"], at.best[0][0] if at.best else -math.inf
+    psnr, best = scores[stage.criterion], at.best[0][0] if at.best else -math.inf
     dropped: list[tuple[float, str]] = []
     if psnr > best and fabric.is_global_zero:
         with checkpoints.writing(stage.out):

@@ -1,0 +1,84 @@
+"""A recipe with a mean trains it first, and then a flow from it that leaves it as it is."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_stages import TINY, recipe, weights
+from torch import Tensor
+
+import refusion
+from refusion.errors import RecipeError
+from refusion.restoring.mean import estimated_mean
+from refusion.training import stages as module
+from refusion.training.run import train
+
+MEAN: dict[str, Any] = {
+    **TINY,
+    "model": {**TINY["model"], "mean": TINY["model"]["network"]},
+    "mean_training": TINY["training"],
+}
+
+
+def test_the_mean_is_trained_first_and_kept(pairs: Path, tmp_path: Path) -> None:
+    model = train(recipe(pairs, MEAN), tmp_path)
+    trained = load_file(tmp_path / "mean" / module.MEAN)
+    state = weights(tmp_path)
+    restore = refusion.load(model, "cpu")
+    assert restore.mean is not None
+    for name, value in restore.mean.state_dict().items():
+        assert torch.equal(value, trained[name])
+        assert torch.equal(value, state[f"learner.mean.{name}"])
+    lq = refusion.read(pairs / "val" / "lq" / "0.png")
+    gt = refusion.read(pairs / "val" / "gt" / "0.png").pixels
+    before, after = (np.abs(z.pixels - gt).mean() for z in (lq, restore(lq, texture=0)))
+    assert after < before
+    assert restore.header.card.metrics["val_psnr"] > 5
+
+
+def test_the_flow_starts_at_the_mean(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure, means = module.diffusion_loss, []
+
+    def spied(*args: Any) -> Tensor:
+        means.append(inspect.signature(measure).bind(*args).arguments["mu"])
+        return measure(*args)
+
+    seen = []
+
+    def estimated(*args: Any) -> Tensor:
+        seen.append(estimated_mean(*args))
+        return seen[-1]
+
+    monkeypatch.setattr(module, "diffusion_loss", spied)
+    monkeypatch.setattr(module, "estimated_mean", estimated)
+    train(recipe(pairs, MEAN, training__steps=2), tmp_path)
+    assert len(means) > 2
+    for mu in means:
+        assert any(mu is mean for mean in seen)
+
+
+def test_a_model_of_one_step_can_be_the_mean(pairs: Path, tmp_path: Path) -> None:
+    model = train(recipe(pairs), tmp_path / "one")
+    flow = refusion.load(train(recipe(pairs, MEAN), tmp_path / "flow", model), "cpu")
+    assert flow.mean is not None
+    for name, value in refusion.load(model, "cpu").network.state_dict().items():
+        assert torch.equal(flow.mean.state_dict()[name], value)
+    assert not (tmp_path / "flow" / "mean" / "last.ckpt").exists()
+    again = refusion.load(
+        train(recipe(pairs, MEAN, training__steps=2), tmp_path / "again", tmp_path / "flow")
+    )
+    assert again.mean is not None
+    assert torch.equal(again.mean.intro.weight, flow.mean.intro.weight)
+    other = recipe(pairs, MEAN, model__mean__width=6)
+    with pytest.raises(RecipeError, match=r"network of .*width=4.*mean of the recipe.*width=6"):
+        train(other, tmp_path / "other", model)
+
+
+def test_the_mean_takes_what_the_network_takes(pairs: Path) -> None:
+    for change in ({"model__mean__guides": 1}, {"model__mean__conditional": False}):
+        with pytest.raises(RecipeError, match="mean"):
+            recipe(pairs, MEAN, **change)
