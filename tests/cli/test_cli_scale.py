@@ -113,6 +113,7 @@ def test_everything_may_lie_in_a_store(
         ("restore a.png --shard 4/3", "shard is 4/3"),
         ("restore a.png --shard x", "shard is x"),
         ("restore a.png --retry-failed", "--report"),
+        ("restore a.png --address auto", "--engine ray"),
         ("restore a.png --retry-failed --report none.csv", "none.csv does not exist"),
         ("restore a.png -o file:///out", "is no store"),
         ("restore none.txt", "none.txt cannot be read"),
