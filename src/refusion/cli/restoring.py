@@ -62,6 +62,7 @@ def restore(
     from refusion.jobs.shard import Shard
     from refusion.models.checkpoint import read_header, resolve
 
+    many.check()
     name = model or ("inpainting" if output.mask or output.hole_colour else "shadow-removal")
     header = read_header(resolve(name))
     options = sampling.options()
@@ -123,12 +124,14 @@ class Tally:
         self._show()
 
     def add(self, outcome: "Outcome", files: Files) -> None:
-        """Count an outcome, and tell its notices and its error; one of an output that is full, once."""
+        """Count an outcome, and tell its notices and its error; one that is of a folder of results, once."""
+        source = str(outcome.job.sources[0])
         for notice in outcome.notices:
-            complain(files.named(f"{outcome.job.sources[0]}: {notice}"))
+            complain(files.named(f"{source}: {notice}"))
         if outcome.error and outcome.error not in self._told:
             complain(files.named(outcome.error))
-            self._told.add(outcome.error)
+            if not outcome.error.startswith(source):
+                self._told.add(outcome.error)
         if outcome.status == "failed":
             self.failed += 1
         else:
