@@ -43,7 +43,7 @@ def row(model: str, megapixels: float, count: int) -> None:
         source, out = Path(name, "in"), Path(name, "out")
         source.mkdir()
         photos(source, megapixels, count)
-        jobs = plan([str(source)], out).jobs
+        jobs = list(plan([str(source)], out).jobs)
 
         def seconds(runs: list[list[Job]]) -> float:
             began = time.perf_counter()

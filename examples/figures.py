@@ -96,7 +96,7 @@ TASKS: dict[str, tuple[Degradation, np.ndarray]] = {
 
 
 def tasks() -> None:
-    """For each task a row: what goes in, what comes out, and what was there."""
+    """For each task a row: what goes in, what comes out, also with a guide if there is one, the truth."""
     for name, (degrade, photograph) in TASKS.items():
         clean = from_array(photograph.astype(np.float32) / 255).tensor()
         lq, gt, condition, guides = degrade(clean, np.random.default_rng(3))
@@ -104,7 +104,9 @@ def tasks() -> None:
         before = from_array(lq.permute(1, 2, 0).clamp(0, 1).numpy())
         mask = guides[0].numpy() if guides is not None and restore.fill else None
         after = restore(before, condition=condition, mask=mask)
-        shown = (restore.upscale_input(before).pixels, after.pixels, gt.permute(1, 2, 0).numpy())
+        shown = [restore.upscale_input(before).pixels, after.pixels, gt.permute(1, 2, 0).numpy()]
+        if guides is not None and restore.network.num_guides and not restore.fill:
+            shown.insert(2, restore(before, condition=condition, guides=guides.numpy()).pixels)
         save(f"{name}.jpg", row(*(z[: after.size[1], : after.size[0]] for z in shown)))
     restore = refusion.load("stereo-super-resolution", "cpu")
     left, right, _ = data.stereo_motorcycle()

@@ -152,6 +152,18 @@ def test_metrics_are_columns(run: Run, model: Path, monkeypatch: pytest.MonkeyPa
     assert header.endswith(",ssim_y,input_lpips_alex,lpips_alex,input_fid,fid")
 
 
+def test_metrics_without_weights_need_no_files(run: Run, model: Path) -> None:
+    pairs = make_pairs("pairs", 2)
+    names = ["ssimulacra2", "swd", "spectrum", "detail"]
+    asked = [part for name in names for part in ("--metric", name)]
+    said = run("evaluate", pairs, "--model", model, "--device", "cpu", "--csv", "scores.csv", *asked)
+    head, first, second = said.out.splitlines()
+    assert head.split()[6:] == [name.upper() for name in names]
+    assert all(len(line.split()) == 9 for line in (first, second))
+    header = Path("scores.csv").read_text().splitlines()[0]
+    assert header.endswith(",".join(f"input_{name},{name}" for name in names))
+
+
 def test_evaluating_takes_sigma_too(run: Run, models: Path) -> None:
     make_pairs("pairs", 2)
     model = models / "denoising.safetensors"

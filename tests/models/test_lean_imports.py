@@ -86,7 +86,7 @@ def test_the_command_that_restores_brings_no_training(tmp_path: Path) -> None:
     assert read(tmp_path / "restored" / "a.png").size == (20, 16)
     assert "refusion.jobs.run" in modules
     assert of(modules, *(name for name in TRAINING if name != "refusion.data")) == []
-    assert of(modules, "refusion.data.dataset", "refusion.data.bokeh") == []
+    assert of(modules, "refusion.data.dataset", "refusion.data.bokeh", "fsspec", "s3fs", "ray") == []
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ from refusion.data.pairs import Pair, find_pairs
 from refusion.diffusion.sampling import SAMPLERS
 from refusion.diffusion.schedule import SCHEDULES
 from refusion.errors import CheckpointError, DataError, RecipeError, RefusionError
-from refusion.evaluation.evaluate import evaluate, mean_scores
+from refusion.evaluation.evaluate import evaluate, mean_scores, perceived
+from refusion.evaluation.perceptual import without_weights
 from refusion.models.checkpoint import read_header
 from refusion.models.spec import CODECS, NETWORKS
 from refusion.nn.network import Network
@@ -211,11 +212,14 @@ def test_killed_around_a_rollback_goes_on_the_same(pairs: Path, tmp_path: Path, 
 
 
 def test_validation_measures_as_evaluate_does(pairs: Path, tmp_path: Path) -> None:
-    """In float32 also when training in bfloat16."""
+    """In float32 also when training in bfloat16; with the metrics that need no files."""
     model = train(recipe(pairs, training__precision="bf16", training__steps=6), tmp_path)
-    scores = [row.output for row, _ in evaluate(refusion.load(model, "cpu"), find_pairs(pairs / "val"))]
+    measured = evaluate(refusion.load(model, "cpu"), find_pairs(pairs / "val"), 0, without_weights())
+    rows = [row for row, _ in measured]
     metrics = read_header(model).card.metrics
-    assert metrics["val_psnr"] == round(mean_scores(scores).psnr, 2)
+    assert metrics["val_psnr"] == round(mean_scores([row.output for row in rows]).psnr, 2)
+    for name, (_, outputs) in perceived(rows).items():
+        assert metrics[f"val_{name}"] == pytest.approx(np.mean(outputs), abs=0.006)
 
 
 @pytest.mark.parametrize("change", [{"processes": 2, "samples": 4}, {"processes": 2}])
@@ -522,7 +526,8 @@ def test_what_is_released_tells_no_folder_and_its_card_once(pairs: Path, tmp_pat
     assert "card" not in header.recipe
     said = {**described.card.model_dump(exclude={"metrics"}), "task": "test"}
     assert header.card.model_dump(exclude={"metrics"}) == said
-    assert header.card.metrics.keys() == {"psnr", "val_psnr", "val_ssim"}
+    measured = {"val_psnr", "val_ssim", "val_ssimulacra2", "val_swd", "val_spectrum", "val_detail"}
+    assert header.card.metrics.keys() == {"psnr", *measured}
     assert header.card.metrics["psnr"] == 30.5
 
 

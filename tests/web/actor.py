@@ -46,6 +46,9 @@ def restore(command: dict[str, Any]) -> None:
             return tell("stopped", id=id)
         if content == b"die" and step:
             os._exit(9)
+        if content == b"babble":
+            print("hello", flush=True)
+            time.sleep(60)
         if content == b"slow":
             time.sleep(0.01)
         step += 1
@@ -67,6 +70,10 @@ def answer(command: dict[str, Any]) -> None:
         Path(command["target"]).write_bytes(b"\x89PNG " + content)
         return tell("answer", number=command["number"])
     content = (Path(command["folder"]) / "picture").read_bytes()
+    died = Path(command["folder"]) / "died"
+    if content == b"shaky" and not died.exists():
+        died.touch()
+        os._exit(5)
     status, error = (
         (415, f"{command['names']['picture']} is not a picture") if content == b"nothing" else (200, "")
     )

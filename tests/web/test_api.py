@@ -79,6 +79,16 @@ def test_a_worker_that_ends_takes_one_job_with_it(served: Served) -> None:
     assert served.ended(waiting)["state"] == "done"
 
 
+def test_a_worker_that_says_nonsense_is_replaced(served: Served) -> None:
+    babbling, waiting = served.add(b"babble"), served.add(b"pixels")
+    assert "the worker ended" in served.ended(babbling)["error"]
+    assert served.ended(waiting)["state"] == "done"
+
+
+def test_an_upload_does_not_suffer_from_the_end_of_the_worker(served: Served) -> None:
+    assert served.ended(served.add(b"shaky"))["state"] == "done"
+
+
 def test_a_worker_that_is_killed_is_started_again(served: Served) -> None:
     running, waiting = served.add(b"slow"), served.add(b"pixels")
     served.running(running)

@@ -115,7 +115,14 @@ def test_the_token_in_a_header_is_enough_under_any_name(guarded: Served) -> None
 
 @pytest.mark.parametrize(
     ("host", "loopback"),
-    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("192.168.1.2", False)],
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("localhost", True),
+        ("127.0.0.2", True),
+        ("0.0.0.0", False),
+        ("192.168.1.2", False),
+    ],
 )
 def test_other_machines_need_a_token_which_is_made_if_none_is_given(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
@@ -123,6 +130,7 @@ def test_other_machines_need_a_token_which_is_made_if_none_is_given(host: str, l
     assert (access.token is None) is loopback
     assert access.token is None or len(access.token) >= 32
     assert access_for(host, TOKEN).token == TOKEN
+    assert access.hosts is None or host in access.hosts
 
 
 def test_tokens_that_can_be_guessed_are_refused() -> None:

@@ -231,7 +231,7 @@ def test_hostile_pictures_fail_with_the_line_of_the_command(working: Served, dat
         ({"texture": 0.5}, 400, "texture is 0.5"),
         ({"precision": "64"}, 400, "precision"),
         ({"suffix": ".exe"}, 400, ".exe"),
-        ({"trajectory": True, "samples": 2}, 400, "trajectory"),
+        ({"trajectory": True, "steps": 51, "samples": 2}, 400, "102"),
         ({"trajectory": True, "steps": 101}, 400, "101"),
         ({"model": "bokeh"}, 400, "condition"),
         ({"model": "bokeh", "lens": {"source": "x", "target": "y", "disparity": 1}}, 400, '"x"'),

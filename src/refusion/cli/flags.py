@@ -147,6 +147,17 @@ class ManyFlags:
     address: str | None = None
     "Of the Ray cluster; auto is the one that this machine belongs to. By default one of this machine alone."
 
+    def check(self) -> None:
+        """Check that the options are compatible.
+
+        Raises:
+            ValueError: one needs another.
+        """
+        if self.address is not None and self.engine != "ray":
+            raise ValueError("--address is that of a Ray cluster: add --engine ray")
+        if self.retry_failed and self.report is None:
+            raise ValueError("--retry-failed needs the --report of the run whose failures are meant")
+
     def share(self) -> "Shard":
         """Return the share of this process.
 
@@ -180,15 +191,13 @@ class ManyFlags:
         """Return what is to be restored of a plan.
 
         Raises:
-            ValueError: failures are meant, and no report is given.
+            ImageError: failures are meant, and there is no report.
         """
         from refusion.jobs.report import failed_files
 
-        if not self.retry_failed:
-            return planned
-        if self.report is None:
-            raise ValueError("--retry-failed needs the --report of the run whose failures are meant")
-        return planned.only(failed_files(self.report))
+        if self.retry_failed and self.report is not None:
+            return planned.only(failed_files(self.report))
+        return planned
 
 
 @Parameter(name="*")

@@ -21,8 +21,8 @@ PROTOCOL_HELP = (
     "docs/evaluation.md has their values."
 )
 METRIC_HELP = (
-    "A perceptual metric and the files of its weights, as NAME=FILE,FILE; may be repeated. "
-    "NAME is one of lpips-alex, lpips-vgg, dists, fid."
+    "A perceptual metric as NAME, or as NAME=FILE,FILE with the files of its weights; may be repeated. "
+    "NAME is one of ssimulacra2, swd, spectrum, detail, lpips-alex, lpips-vgg, dists, fid."
 )
 
 

@@ -80,7 +80,7 @@ def files_of(paths: Sequence[str], out: str | None, form: str | None) -> Iterato
         yield Files(paths, folder, str(folder))
         return
     target = None if out is None else place(out)
-    if len(paths) > 1 or Path(paths[0]).is_dir():
+    if len(paths) > 1 or place(paths[0]).is_dir():
         raise ValueError("- stands for one picture: give one file, or - alone")
     if outgoing and sys.stdout.isatty():
         raise ValueError("standard output is the terminal: add > result.png, or name a file with --out")
@@ -88,7 +88,7 @@ def files_of(paths: Sequence[str], out: str | None, form: str | None) -> Iterato
         raise ValueError(f"--out is {out}: name a file for the picture on standard input")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        source = _stored(folder / "standard-input") if incoming else Path(paths[0])
+        source = _stored(folder / "standard-input") if incoming else place(paths[0])
         if not outgoing:
             assert target is not None
             yield Files([str(source)], target, str(target), folder=folder)
@@ -132,7 +132,7 @@ def _checked(form: str) -> str:
     return suffix
 
 
-def _suffix(source: Path) -> str:
+def _suffix(source: "Place") -> str:
     """Return the suffix in which a picture is written back; .png if there is none."""
     from refusion.imaging.formats import writable_suffix
 

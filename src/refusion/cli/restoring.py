@@ -1,6 +1,7 @@
 """The commands `restore` and `diffuse`."""
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,11 +62,13 @@ def restore(
     from refusion.jobs.shard import Shard
     from refusion.models.checkpoint import read_header, resolve
 
+    many.check()
     name = model or ("inpainting" if output.mask or output.hole_colour else "shadow-removal")
     header = read_header(resolve(name))
     options = sampling.options()
     if output.samples > 1:
         options["samples"] = output.samples
+    began = time.monotonic()
     with files_of(paths, out, format) as files:
         if files.piped and output.uncertainty:
             raise ValueError("--uncertainty writes a second picture: name a file with --out")
@@ -78,12 +81,14 @@ def restore(
         asked = Asked(name, options, output, device, backend, threads)
         seed = options.get("seed", header.spec.sampling.seed)
         with meter("picture", name) as tally.move, many.reporting(shard, name, seed) as report:
-            for outcome in _outcomes(pending, asked, many):
+            for outcome in _outcomes(pending, asked, many, header):
                 report(outcome)
                 tally.add(outcome, files)
     by = model or f"{name} (`refusion models` lists others)"
     share = "" if shard.count == 1 else f", shard {shard}"
     notes = [f"restored {tally.restored} of {tally.total} to {files.shown} with {by}{share}"]
+    if many.engine == "ray":
+        notes.append(f"{tally.megapixels / (time.monotonic() - began):.3g} megapixels a second")
     if tally.skipped:
         notes.append(f"{tally.skipped} were there already (--overwrite redoes them)")
     if tally.failed:
@@ -101,6 +106,7 @@ class Tally:
     Args:
         total: number of all pictures.
         restored, failed, skipped: numbers of those that are done with.
+        megapixels: of those restored.
         move: moves a progress bar: how many are done with, and of how many.
     """
 
@@ -108,6 +114,7 @@ class Tally:
     restored: int = 0
     failed: int = 0
     skipped: int = 0
+    megapixels: float = 0.0
     move: "Callable[[int, int], None]" = lambda done, total: None
     _told: set[str] = field(default_factory=set)
 
@@ -117,16 +124,19 @@ class Tally:
         self._show()
 
     def add(self, outcome: "Outcome", files: Files) -> None:
-        """Count an outcome, and tell its notices and its error; one of an output that is full, once."""
+        """Count an outcome, and tell its notices and its error; one that is of a folder of results, once."""
+        source = str(outcome.job.sources[0])
         for notice in outcome.notices:
-            complain(files.named(f"{outcome.job.sources[0]}: {notice}"))
+            complain(files.named(f"{source}: {notice}"))
         if outcome.error and outcome.error not in self._told:
             complain(files.named(outcome.error))
-            self._told.add(outcome.error)
+            if not outcome.error.startswith(source):
+                self._told.add(outcome.error)
         if outcome.status == "failed":
             self.failed += 1
         else:
             self.restored += 1
+            self.megapixels += outcome.megapixels
         self._show()
 
     def _show(self) -> None:
@@ -151,13 +161,14 @@ class Asked:
     backend: str
     threads: int | None
 
-    def load(self) -> "Model":
-        """Load the model for the backend, here or on another machine."""
+    def load(self, header: "Header | None" = None) -> "Model":
+        """Load the model for the backend: here, of its header, or on another machine by its name."""
         from refusion.models.checkpoint import load
 
         use_threads(self.threads)
+        model = header or self.model
         if self.backend == "torch":
-            return load(self.model, self.device)
+            return load(model, self.device)
         from refusion.backends.runtime import PRECISIONS, with_onnx
 
         # The restorer refuses it, too, but only when graphs were made, which takes minutes.
@@ -166,10 +177,10 @@ class Asked:
             raise ValueError(
                 f"precision is {precision}: the backend onnx computes in 32; leave out one of them"
             )
-        return with_onnx(load(self.model, self.device or "cpu"), complain)
+        return with_onnx(load(model, self.device or "cpu"), complain)
 
 
-def _outcomes(planned: "Plan", asked: Asked, many: ManyFlags) -> "Iterator[Outcome]":
+def _outcomes(planned: "Plan", asked: Asked, many: ManyFlags, header: "Header") -> "Iterator[Outcome]":
     """Restore what is planned; the model is loaded if there is anything to do."""
     from refusion.jobs.run import Output, run
 
@@ -180,7 +191,7 @@ def _outcomes(planned: "Plan", asked: Asked, many: ManyFlags) -> "Iterator[Outco
     jobs, flags = itertools.chain([first], jobs), asked.output
     output = Output(flags.uncertainty, flags.trajectory, flags.strip)
     if many.engine == "local":
-        yield from run(jobs, asked.load(), asked.options, output, flags.hole_colour)
+        yield from run(jobs, asked.load(header), asked.options, output, flags.hole_colour)
         return
     from refusion.jobs.cluster import Work, run_on_ray
 

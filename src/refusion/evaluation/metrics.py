@@ -1,6 +1,7 @@
 """PSNR and SSIM as in the literature, of arrays in [0, 1].
 
-`Scores` in `evaluate.py` are made of these. Metrics that `--metric` names are in `perceptual.py`: `METRICS`.
+`Scores` in `evaluate.py` are made of these. Metrics that `--metric` names are in `perceptual.py`: `METRICS`;
+those take batches of pictures.
 """
 
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Array = Float[np.ndarray, "h w c"]
+Pictures = Float[Tensor, "b 3 h w"]
 BLOCK = 2**18
 """Pixels that are compared at a time."""
 
@@ -20,6 +22,12 @@ def luma(rgb: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 1"]:
     """Return Y of ITU-R BT.601 in studio range, 16/255 ... 235/255, as MATLAB's rgb2ycbcr."""
     weights = np.array([65.481, 128.553, 24.966], dtype=np.float64) / 255
     return (rgb.astype(np.float64) @ weights + 16 / 255)[..., None]
+
+
+def extended(x: Pictures, side: int) -> Float[Tensor, "b 3 extended_h extended_w"]:
+    """Return pictures of at least `side` pixels a side: smaller ones are continued by their border."""
+    height, width = x.shape[-2:]
+    return F.pad(x, (0, max(0, side - width), 0, max(0, side - height)), mode="replicate")
 
 
 def psnr(a: Array, b: Array) -> float:

@@ -1,7 +1,8 @@
-"""Perceptual metrics: LPIPS, DISTS and FID, with weights from the user's files; lower is better for all.
+"""Perceptual metrics: those without weights, and LPIPS, DISTS and FID, with weights from the user's files.
 
-Parameters have the names of the published files: torchvision's `features.*`, LPIPS' `lin0.model.1.weight`
-and so on, DISTS' `alpha` and `beta`, and those of `inception.py`. Pictures are RGB in [0, 1].
+Lower is better for those with weights. Their parameters have the names of the published files: torchvision's
+`features.*`, LPIPS' `lin0.model.1.weight` and so on, DISTS' `alpha` and `beta`, and those of `inception.py`.
+Pictures are RGB in [0, 1].
 """
 
 import re
@@ -18,9 +19,12 @@ from torch import Tensor, nn
 
 from refusion.errors import CheckpointError, first_line, hint
 from refusion.evaluation.inception import Inception
+from refusion.evaluation.metrics import Pictures
+from refusion.evaluation.spectrum import Detail, Spectrum
+from refusion.evaluation.ssimulacra2 import Ssimulacra2
+from refusion.evaluation.wasserstein import SlicedWasserstein
 from refusion.files import load_tensors
 
-Pictures = Float[Tensor, "b 3 h w"]
 Distance = Callable[[Pictures, Pictures], Float[Tensor, " b"]]
 Features = Callable[[Pictures], Float[Tensor, "b n"]]
 
@@ -30,7 +34,7 @@ class Perceptual:
     """Perceptual metrics with their weights.
 
     Args:
-        distances: metrics of two batches of equal size, by name.
+        distances: metrics of two batches of equal size, by name; the second has the clean pictures.
         features: network whose features `frechet` compares; None without FID.
     """
 
@@ -195,6 +199,10 @@ _FID = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights"
 _VGG_TAPS = (3, 8, 15, 22, 29)
 
 METRICS: dict[str, Metric] = {
+    "ssimulacra2": Metric(Ssimulacra2),
+    "swd": Metric(SlicedWasserstein),
+    "spectrum": Metric(Spectrum),
+    "detail": Metric(Detail),
     "lpips-alex": Metric(
         lambda: Lpips(_alexnet(), (1, 4, 7, 9, 11), 31), f"{_ALEX} and the linear heads alex.pth ({_LIN})"
     ),
@@ -211,13 +219,18 @@ METRICS: dict[str, Metric] = {
 """Metrics by name. One of your own: `METRICS["mine"] = Metric(Mine)`."""
 
 
+def without_weights() -> Perceptual:
+    """Return the metrics of `METRICS` that need no files."""
+    return Perceptual({name: metric.build() for name, metric in METRICS.items() if not metric.files})
+
+
 def load(wanted: Sequence[str], device: str | torch.device = "cpu") -> Perceptual:
-    """Load metrics with weights from files.
+    """Load metrics, those that have weights from files.
 
     Args:
-        wanted: metrics as NAME=FILE,FILE ..., each a name in `METRICS` and the files of its weights in any
-            order, in the formats of safetensors or `torch.save`. OWNER/REPO:FILE is a file of the Hugging
-            Face hub.
+        wanted: metrics as NAME or NAME=FILE,FILE ..., each a name in `METRICS` and the files of its weights,
+            if it has some, in any order, in the formats of safetensors or `torch.save`. OWNER/REPO:FILE is a
+            file of the Hugging Face hub.
         device: of the metrics.
 
     Raises:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from lightning.fabric import Fabric
@@ -14,7 +15,8 @@ from refusion.data.dataset import TrainingSamples
 from refusion.data.pairs import Pair
 from refusion.diffusion.objective import Compare, Loss, diffusion_loss, mean_error, replacing_loss
 from refusion.errors import DataError, RefusionError, printable
-from refusion.evaluation.evaluate import LatentSwapScores, evaluate, mean_scores, replace_latent
+from refusion.evaluation.evaluate import LatentSwapScores, evaluate, mean_scores, perceived, replace_latent
+from refusion.evaluation.perceptual import without_weights
 from refusion.imaging.arrays import from_array
 from refusion.imaging.image import Image
 from refusion.imaging.resize import Enlarge
@@ -33,6 +35,8 @@ Condition = Float[Tensor, "scenes conditions"]
 CODEC, MEAN = "codec.safetensors", "mean.safetensors"
 DRAWS = 8
 """Random times and noises with which a flow from a mean is validated on each pair."""
+DIGITS = {"ssim": 4}
+"""Digits of scores in the card, where they are not two."""
 CALIBRATION_SAMPLES = 256
 """Number of samples over which the statistics of the latents are measured."""
 
@@ -268,7 +272,7 @@ class DiffusionStage(Stage):
         return -10 * float(self._loss(self.ema, lq, gt, guides, condition, random, "picture", "psnr"))
 
     def release(self, scores: dict[str, float]) -> None:
-        validation = {"val_psnr": round(scores["psnr"], 2), "val_ssim": round(scores["ssim"], 4)}
+        validation = {f"val_{name}": round(score, DIGITS.get(name, 2)) for name, score in scores.items()}
         metrics = {**self.recipe.card.metrics, **validation, **self.measured}
         card = self.recipe.card.model_copy(update={"task": self.recipe.task, "metrics": metrics})
         dtype = getattr(torch, self.recipe.training.weights_dtype)
@@ -325,13 +329,18 @@ def _weight(recipe: Recipe, codec: Codec, guides: Maps, of_pictures: bool = Fals
 
 
 def _measured(restorer: Restorer, pair: Pair) -> tuple[dict[str, float], list[Image]]:
-    """Return PSNR and SSIM of a restored pair, and its degraded, restored and clean picture."""
-    results = list(evaluate(restorer, [pair], precision="32"))
-    mean = mean_scores([row.output for row, _ in results])
+    """Return the scores of a restored pair, and its degraded, restored and clean picture.
+
+    They are PSNR, SSIM and the metrics that need no files.
+    """
+    results = list(evaluate(restorer, [pair], perceptual=without_weights(), precision="32"))
+    rows = [row for row, _ in results]
+    mean = mean_scores([row.output for row in rows])
+    further = {name: float(np.mean(outputs)) for name, (_, outputs) in perceived(rows).items()}
     _, restored = results[0]
     views = pair.read()
     shown = [restorer.upscale_input(views.lq[0]), restored, views.gt[0]]
-    return {"psnr": mean.psnr, "ssim": mean.ssim}, shown
+    return {"psnr": mean.psnr, "ssim": mean.ssim, **further}, shown
 
 
 def measured_gate(codec: Codec, pairs: Iterable[Pair], enlarge: Enlarge = Enlarge()) -> LatentSwapScores:

@@ -123,16 +123,17 @@ def check_job(header: Header, options: JobOptions, parts: Sequence[str]) -> None
     side = np.zeros((8, 8), np.float32)
     views = [from_array(side) for part in ("picture", "right") if part in parts]
     chosen = request_options(options)
-    chosen["trajectory"] = options.trajectory
     if "mask" in parts:
         chosen["mask"] = side
     if "guide" in parts:
         chosen["guides"] = side[None]
     request = outline.request(*views, **chosen)
     outline.check(request)
-    if options.trajectory and request.sampling.steps > MAX_KEPT_STEPS:
-        steps = request.sampling.steps
-        raise ValueError(f"steps is {steps}: give at most {MAX_KEPT_STEPS} with trajectory")
+    kept = request.sampling.steps * options.samples
+    if options.trajectory and kept > MAX_KEPT_STEPS:
+        raise ValueError(
+            f"trajectory would keep {kept} pictures: give {MAX_KEPT_STEPS} steps at most, of all samples"
+        )
 
 
 def is_picture_file(path: Path) -> bool:

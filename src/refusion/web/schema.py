@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 MAX_SAMPLES = 64
 MAX_KEPT_STEPS = 100
-"""Most steps of a job that keeps the picture after each."""
+"""Most steps of a job, of all its samples, that keeps the picture after each."""
 
 
 class Value(BaseModel):

@@ -14,6 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "refusion-token"
 MIN_TOKEN = 16
+LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
+"""Names of this machine that no one else can give to theirs."""
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -40,7 +42,7 @@ class Access:
     """
 
     token: str | None = None
-    hosts: frozenset[str] | None = frozenset({"127.0.0.1", "localhost", "::1"})
+    hosts: frozenset[str] | None = LOCAL
 
     def __post_init__(self) -> None:
         if self.token is not None and len(self.token) < MIN_TOKEN:
@@ -64,7 +66,7 @@ def access_for(host: str, token: str | None) -> Access:
         ValueError: the token is too short.
     """
     if is_loopback(host):
-        return Access(token)
+        return Access(token, LOCAL | {host})
     return Access(token or secrets.token_urlsafe(24), None)
 
 
