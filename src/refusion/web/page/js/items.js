@@ -31,11 +31,10 @@ export function removeItem(/** @type {Item} */ item) {
   changed();
 }
 
-/** Return what a picture still lacks for the chosen model: "mask", "guide", "right", or null. */
+/** Return what a picture still lacks for the chosen model: "mask", "right", or null. */
 export function missing(/** @type {Item} */ item) {
   const takes = modelNamed()?.takes;
   if (takes?.mask && !item.mask) return "mask";
-  if (takes?.guide && !takes.mask && !item.guide) return "guide";
   if (takes?.views === 2 && !item.right) return "right";
   return null;
 }
@@ -101,7 +100,7 @@ function newItem(/** @type {File} */ file) {
     right: null,
     mask: null,
     guide: null,
-    strokes: [],
+    strokes: { mask: [], guide: [] },
     thumbnail: null,
     rightThumbnail: null,
     size: null,
