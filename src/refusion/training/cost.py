@@ -44,7 +44,7 @@ def cost(recipe: Recipe) -> Cost:
     Memory is that of the weights and their average, of the gradient and two moments of the trained ones, and
     of the tensors saved for the backward pass, without that of libraries and of the input pictures.
     """
-    first, second = recipe.codec_training, recipe.training
+    first, middle, second = recipe.codec_training, recipe.mean_training, recipe.training
     with torch.device("meta"):
         restorer = recipe.model.build()
         codec, network = restorer.codec, restorer.network
