@@ -102,7 +102,7 @@ class ModelSpec(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> "ModelSpec":
-        """Check that the parts fit: the denoising process has no mean stage, and needs white noise of known std."""
+        """Check that the parts fit: the denoising process has no mean, and needs white noise of known std."""
         denoises = self.process.kind == "denoising"
         if denoises == self.outline.network.conditional:
             raise ValueError(
