@@ -337,15 +337,19 @@ def test_settings_are_compared_with_the_walk_and_the_uncertainty(
     restore(page, photographs["coffee.jpg"])
     page.locator(".thumb").click()
     page.locator("#viewer-again").click()
-    page.locator("#again [name=steps]").fill("4")
+    page.locator("#again [name=steps]").fill("2")
     page.locator("#again [name=samples]").fill("2")
-    page.locator("#again [name=trajectory]").check()
     page.locator("#again button[type=submit]").click()
     expect(page.locator("#again-state")).to_contain_text("Done", timeout=SOON)
     expect(page.locator(".pane.left .tag")).to_have_text("Remove shadows, 1 step")
-    expect(page.locator(".pane.right .tag")).to_have_text("Remove shadows, 4 steps, 2 samples")
+    expect(page.locator(".pane.right .tag")).to_have_text("Remove shadows, 2 steps, 2 samples")
     page.locator("#doubt input").check()
     expect(page.locator(".doubt")).to_be_visible()
+    page.locator("#again [name=steps]").fill("4")
+    page.locator("#again [name=trajectory]").check()
+    expect(page.locator("#again [name=samples]")).to_be_disabled()
+    page.locator("#again button[type=submit]").click()
+    expect(page.locator(".pane.right .tag")).to_have_text("Remove shadows, 4 steps", timeout=SOON)
     slider = page.locator("#walk input")
     expect(slider).to_have_value("4")
     slider.fill("1")
@@ -353,7 +357,7 @@ def test_settings_are_compared_with_the_walk_and_the_uncertainty(
     page.locator("#again [name=model]").select_option("dehazing")
     page.locator("#again button[type=submit]").click()
     expect(page.locator(".pane.right .tag")).to_contain_text("Clear haze", timeout=SOON)
-    expect(page.locator("#viewer-left option")).to_have_count(4)
+    expect(page.locator("#viewer-left option")).to_have_count(5)
 
 
 def test_a_quick_look_restores_a_part_and_then_the_whole(opened: Open, photographs: dict[str, Path]) -> None:
@@ -485,6 +489,7 @@ def test_a_guide_and_a_texture_are_sent_to_models_that_take_them(
     page.evaluate(REMEMBER_FORM)
     page.locator("#restore").click()
     expect(row(page, "cat.png")).to_have_attribute("data-kind", "failed", timeout=SOON)
+    expect(row(page, "cat.png").locator(".error")).to_contain_text("guide")
     form = page.evaluate("window.sentForm")
     assert form["guide"] == "coffee.jpg"
     assert '"texture":0.5' in form["options"]

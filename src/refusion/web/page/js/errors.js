@@ -8,5 +8,5 @@ export function inWords(/** @type {unknown} */ error) {
   if (!(error instanceof ServiceError)) return String(error);
   if (error.status === 0) return t("error.network");
   const key = `error.${error.status}`;
-  return [hasText(key) ? t(key) : "", error.detail].filter(Boolean).join(" ");
+  return [hasText(key) ? t(key) : "", error.message].filter(Boolean).join(" ");
 }

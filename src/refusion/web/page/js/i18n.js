@@ -6,6 +6,7 @@ const STORED = "refusion.language";
 /** @type {Record<string, string>} */
 let texts = {};
 let language = "en";
+let plurals = new Intl.PluralRules("en");
 
 /** @returns {string} the language chosen before, or the first of the browser's that there is. */
 export function preferredLanguage() {
@@ -18,6 +19,7 @@ export async function useLanguage(/** @type {string} */ name) {
   const answer = await fetch(`/static/texts/${name}.json`);
   texts = await answer.json();
   language = name;
+  plurals = new Intl.PluralRules(name);
   remember(name);
   document.documentElement.lang = name;
   localize(document.body);
@@ -36,7 +38,7 @@ export function currentLanguage() {
  * @param {Record<string, string | number>} [values]
  */
 export function t(key, values = {}) {
-  const form = `${key}.${new Intl.PluralRules(language).select(Number(values.count))}`;
+  const form = `${key}.${plurals.select(Number(values.count))}`;
   const text = ("count" in values ? texts[form] ?? texts[`${key}.other`] : undefined) ?? texts[key] ?? key;
   return text.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
 }

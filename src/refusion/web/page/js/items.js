@@ -105,6 +105,7 @@ function newItem(/** @type {File} */ file) {
     looked: false,
     status: "ready",
     progress: 0,
+    unwanted: false,
     error: null,
     source: null,
     batch: null,

@@ -11,7 +11,7 @@ import { lookAgain, missing, removeItem, swapViews } from "./items.js";
 import { fillLenses, readOptions, showOptions } from "./options.js";
 import { pickPart } from "./pick.js";
 import { forgetRows, showRows } from "./rows.js";
-import { sendAll, sendOne, stopSending } from "./send.js";
+import { cancelUnwanted, sendAll, sendOne, stopSending } from "./send.js";
 import { changed, dropJob, isOpen, pictureOf, putJob, putJobs, secondsLeft, state, subscribe } from "./state.js";
 import { strokeOf } from "./strokes.js";
 import { openViewer, refreshViewer, startViewer } from "./viewer.js";
@@ -79,10 +79,12 @@ async function learnModels() {
 }
 
 function wireButtons() {
+  byId("trajectory").addEventListener("change", changed);
   byId("task").addEventListener("submit", (event) => {
     event.preventDefault();
     sendItems(sendable());
-    byId("pictures").scrollIntoView({ block: "nearest" });
+    const list = byId("pictures");
+    if (list.getBoundingClientRect().top > 0.8 * window.innerHeight) list.scrollIntoView(); // on a phone
   });
   byId("cancel-all").addEventListener("click", () => {
     state.items.filter(({ status }) => status === "sending" || status === "held").forEach(stopSending);
@@ -113,6 +115,7 @@ function takeAll(/** @type {Job[]} */ jobs) {
 function take(/** @type {Job} */ job) {
   const before = state.jobs.get(job.id)?.state;
   putJob(job);
+  cancelUnwanted();
   if (before !== job.state && job.state === "done") announce(t("said.done", { name: job.name }));
   if (before !== job.state && job.state === "failed") announce(t("said.failed", { name: job.name }));
   if (job.id === awaited && job.has.result) {

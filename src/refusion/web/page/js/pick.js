@@ -3,7 +3,8 @@
 import { byId, openDialog } from "./dom.js";
 import { placeIn } from "./view.js";
 
-const SIDE = 512;
+/** Pixels on each side of the part. */
+export const SIDE = 512;
 const KEY_STEP = 32;
 
 /**

@@ -5,6 +5,7 @@ import { modelTitle } from "./cards.js";
 import { byId, element, setSource, setText } from "./dom.js";
 import { duration, t } from "./i18n.js";
 import { missing } from "./items.js";
+import { SIDE } from "./pick.js";
 import { isOpen, jobsAhead, modelNamed, orderedJobs, state } from "./state.js";
 
 /** @typedef {import("./state.js").Item} Item */
@@ -34,7 +35,8 @@ export function showRows(/** @type {Actions} */ actions) {
     if (!rows.has(key)) rows.set(key, new Row());
     const row = rows.get(key);
     if (list.children[place] !== row.node) list.insertBefore(row.node, list.children[place] ?? null);
-    row.show(item ? itemView(item, actions) : jobView(job, actions, ahead.get(key)));
+    if (item) row.show(itemView(item, actions));
+    else row.showJob(job, actions, ahead.get(key));
   });
   byId("empty").hidden = subjects.length > 0;
 }
@@ -79,6 +81,13 @@ class Row {
     about.append(this.error, this.notes);
     this.node = element("li", { className: "row" }, this.thumb, about, this.buttons);
     this.shown = "";
+  }
+
+  /** Show a job, unless nothing has changed: the service tells a changed job as a new object. */
+  showJob(/** @type {Job} */ job, /** @type {Actions} */ actions, /** @type {number | undefined} */ ahead) {
+    if (this.job === job && this.ahead === ahead) return;
+    [this.job, this.ahead] = [job, ahead];
+    this.show(jobView(job, actions, ahead));
   }
 
   show(/** @type {RowView} */ view) {
@@ -153,7 +162,7 @@ function itemView(/** @type {Item} */ item, /** @type {Actions} */ actions) {
 /** @returns {Action[]} */
 function itemActions(/** @type {Item} */ item, /** @type {Actions} */ actions, /** @type {string | null} */ lack) {
   const all = slotActions(item, actions);
-  if (item.size && !lack) {
+  if (item.size && Math.max(...item.size) > SIDE && !lack) {
     const hint = t("row.quick-look.title");
     all.push({ text: t("row.quick-look"), run: () => actions.quickLook(item), hint });
   }

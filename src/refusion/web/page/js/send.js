@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { inWords } from "./errors.js";
 import { removeItem } from "./items.js";
-import { changed, modelNamed, newBatch, putJob, state } from "./state.js";
+import { changed, isOpen, modelNamed, newBatch, putJob, state } from "./state.js";
 
 /** @typedef {import("./state.js").Item} Item */
 /** @typedef {import("./state.js").Job} Job */
@@ -24,8 +24,19 @@ export async function sendAll(/** @type {Item[]} */ items, /** @type {Options} *
 /** Take a picture back that is being sent, or waits for it. */
 export function stopSending(/** @type {Item} */ item) {
   item.stop?.();
-  Object.assign(item, { status: "ready", error: null, stop: null });
+  Object.assign(item, { status: "ready", error: null, stop: null, unwanted: true });
+  cancelUnwanted();
   changed();
+}
+
+/** Cancel the jobs of pictures that were taken back when the service had them already. */
+export function cancelUnwanted() {
+  for (const item of state.items.filter((one) => one.unwanted)) {
+    const job = [...state.jobs.values()].find((one) => isOpen(one) && one.options.batch === item.batch);
+    if (!job) continue;
+    item.unwanted = false;
+    api.cancel(job.id).catch(() => {}); // it has ended by itself
+  }
 }
 
 /**
@@ -34,7 +45,7 @@ export function stopSending(/** @type {Item} */ item) {
  * @returns {Promise<Job | null>} null if it failed, which the item then tells, or was taken back
  */
 export async function sendOne(/** @type {Item} */ item, /** @type {Options} */ options) {
-  Object.assign(item, { status: "sending", progress: 0, error: null, batch: item.batch ?? newBatch()(0) });
+  Object.assign(item, { status: "sending", progress: 0, error: null, unwanted: false, batch: item.batch ?? newBatch()(0) });
   changed();
   for (;;) {
     if (!state.items.includes(item) || item.status === "ready") return null; // taken back meanwhile

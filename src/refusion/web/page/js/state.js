@@ -14,7 +14,7 @@
  *   sampling: {steps: number}, metrics: Record<string, number>,
  *   example: {before: string, after: string} | null}} Model
  * @typedef {{key: string, file: File, right: File | null, mask: File | null, guide: File | null, strokes: any[],
- *   thumbnail: string | null, rightThumbnail: string | null, size: number[] | null, looked: boolean, status: string, progress: number, error: string | null,
+ *   thumbnail: string | null, rightThumbnail: string | null, size: number[] | null, looked: boolean, status: string, progress: number, unwanted: boolean, error: string | null,
  *   source: string | null, batch: string | null, stop: (() => void) | null}} Item
  */
 
@@ -24,8 +24,9 @@ export const state = {
   /** @type {string} */ model: "",
   /** @type {Item[]} */ items: [],
   /** @type {Map<string, Job>} */ jobs: new Map(),
-  connected: true,
 };
+
+const TELL_MS = 30;
 
 /** @type {(() => void)[]} */
 const listeners = [];
@@ -37,14 +38,14 @@ export function subscribe(/** @type {() => void} */ listener) {
   changed();
 }
 
-/** Tell those who subscribed, once for all changes of a turn. */
+/** Tell those who subscribed, soon, and once for all changes until then. */
 export function changed() {
   if (scheduled) return;
   scheduled = true;
-  queueMicrotask(() => {
+  setTimeout(() => {
     scheduled = false;
     for (const listener of listeners) listener();
-  });
+  }, TELL_MS);
 }
 
 /** @returns {Model | undefined} the model of a name, by default the chosen one. */
