@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 PHOTO ?=
 
-.PHONY: install demo check test test-cluster bench docs clean
+.PHONY: install demo serve check test test-cluster bench docs clean
 
 install: .venv/installed
 
@@ -13,6 +13,9 @@ install: .venv/installed
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train]" --group dev
 	touch $@
+
+serve: install
+	$(BIN)/refusion serve
 
 demo: install
 	$(BIN)/python examples/demo.py $(if $(PHOTO),"$(PHOTO)")

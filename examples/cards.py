@@ -1,7 +1,7 @@
 """Cut the before and after of every bundled model, for the cards of `refusion serve`, out of the figures
 of the docs: python examples/cards.py
 
-A figure shows pictures of one size in a row, 8 pixels apart: before, after and, in most, the true one.
+A figure shows pictures of one size in a row, 8 pixels apart: before, after and, in most, others.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 360, 240
 QUALITY = 74
 
 WINDOWS = {
-    "bokeh": ("bokeh.jpg", 3, (60, 0, 450)),
+    "bokeh": ("bokeh.jpg", 4, (60, 0, 450)),
     "deblurring": ("deblurring.jpg", 3, (10, 60, 390)),
     "dehazing": ("dehazed.jpg", 2, (0, 60, 500)),
     "deraining": ("deraining.jpg", 3, (0, 27, 440)),
