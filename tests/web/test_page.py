@@ -420,7 +420,7 @@ def test_a_mask_is_painted_undone_erased_and_sent(opened: Open, photographs: dic
     page.get_by_role("button", name="Clear").click()
     assert page.evaluate(painted) == 0
     page.keyboard.press("Control+z")
-    page.get_by_role("button", name="Use this mask").click()
+    page.get_by_role("button", name="Use what I painted").click()
     page.evaluate(REMEMBER_FORM)
     page.locator("#restore").click()
     expect(row(page, "cat.png")).to_have_attribute("data-kind", "done", timeout=SOON)
@@ -455,6 +455,12 @@ def test_what_a_model_takes_is_asked_for_and_wrong_numbers_are_not_sent(
     page.locator("#restore").click()
     expect(page.locator(".row[data-kind=ready]")).to_have_count(1)
     page.locator("#lens-disparity").fill("30")
+    page.get_by_role("button", name="Mark what is in focus: cat.png").click()
+    stage = page.locator("#brush .stage").bounding_box()
+    assert stage is not None
+    page.mouse.click(stage["x"] + stage["width"] / 2, stage["y"] + stage["height"] / 2)
+    page.get_by_role("button", name="Use what I painted").click()
+    expect(page.get_by_role("button", name="Focus is marked: cat.png")).to_be_visible()
     page.locator("#lens-target").select_option("Canon50mmf1.4BS")
     page.locator("#restore").click()
     expect(page.locator(".row[data-kind=done]")).to_have_count(1, timeout=SOON)
@@ -480,9 +486,8 @@ def test_a_guide_and_a_texture_are_sent_to_models_that_take_them(
     page.route("**/api/v1/models", with_guide)
     page.reload()
     add(page, photographs["cat.png"])
-    expect(page.locator("#go-hint")).to_have_text("1 picture still needs its guide.")
     with page.expect_file_chooser() as chooser:
-        page.get_by_role("button", name="Add the guide picture: cat.png").click()
+        page.get_by_role("button", name="Use a guide file: cat.png").click()
     chooser.value.set_files(photographs["coffee.jpg"])
     expect(page.get_by_role("button", name="Guide: coffee.jpg: cat.png")).to_be_visible()
     page.locator("#texture").fill("0.5")

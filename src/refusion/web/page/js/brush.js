@@ -1,6 +1,6 @@
 /** The brush that paints a mask over a picture. */
 
-import { byId, openDialog } from "./dom.js";
+import { byId, openDialog, setText } from "./dom.js";
 import { drawLine, drawStrokes, maskFile } from "./strokes.js";
 import { View, addGestures, addZoomButtons, placeIn } from "./view.js";
 
@@ -25,10 +25,12 @@ const button = (/** @type {string} */ act) => byId("brush").querySelector(`[data
  *
  * @param {string} address of the picture
  * @param {Stroke[]} strokes what was painted before
+ * @param {string} title
  * @returns {Promise<{mask: File, strokes: Stroke[]} | null>} null if the reader goes back or painted nothing
  */
-export async function paintMask(address, strokes) {
+export async function paintMask(address, strokes, title) {
   const dialog = byId("brush");
+  setText(byId("brush-title"), title);
   const image = dialog.querySelector("img");
   image.src = address;
   await image.decode();

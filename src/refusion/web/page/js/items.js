@@ -7,6 +7,7 @@ import { changed, modelNamed, state } from "./state.js";
 /** @typedef {import("./state.js").Item} Item */
 
 const THUMBNAIL = 192;
+const FORGET_MS = 5000; // a row that is just being drawn may still load it
 let added = 0;
 
 /** Add pictures to the list; their thumbnails follow one after the other. */
@@ -30,11 +31,10 @@ export function removeItem(/** @type {Item} */ item) {
   changed();
 }
 
-/** Return what a picture still lacks for the chosen model: "mask", "guide", "right", or null. */
+/** Return what a picture still lacks for the chosen model: "mask", "right", or null. */
 export function missing(/** @type {Item} */ item) {
   const takes = modelNamed()?.takes;
   if (takes?.mask && !item.mask) return "mask";
-  if (takes?.guide && !takes.mask && !item.guide) return "guide";
   if (takes?.views === 2 && !item.right) return "right";
   return null;
 }
@@ -85,7 +85,9 @@ export async function lookAgain(/** @type {Item} */ item) {
 }
 
 function forgetThumbnails(/** @type {Item} */ item) {
-  for (const address of [item.thumbnail, item.rightThumbnail]) if (address) URL.revokeObjectURL(address);
+  for (const address of [item.thumbnail, item.rightThumbnail]) {
+    if (address) setTimeout(() => URL.revokeObjectURL(address), FORGET_MS);
+  }
   Object.assign(item, { thumbnail: null, rightThumbnail: null });
 }
 
@@ -98,7 +100,7 @@ function newItem(/** @type {File} */ file) {
     right: null,
     mask: null,
     guide: null,
-    strokes: [],
+    strokes: { mask: [], guide: [] },
     thumbnail: null,
     rightThumbnail: null,
     size: null,

@@ -34,7 +34,8 @@ const actions = {
   },
   resend: (/** @type {Item} */ item) => sendItems([item]),
   quickLook,
-  paint,
+  paint: (/** @type {Item} */ item) => paint(item, "mask"),
+  paintFocus: (/** @type {Item} */ item) => paint(item, "guide"),
   chooseMask: (/** @type {Item} */ item) => chooseBeside(item, "mask"),
   chooseGuide: (/** @type {Item} */ item) => chooseBeside(item, "guide"),
   chooseRight: (/** @type {Item} */ item) => chooseBeside(item, "right"),
@@ -174,16 +175,19 @@ async function whole(/** @type {Job} */ job) {
   return made?.id ?? null;
 }
 
-async function paint(/** @type {Item} */ item) {
+async function paint(/** @type {Item} */ item, /** @type {"mask" | "guide"} */ place) {
   const address = URL.createObjectURL(item.file);
-  const painted = await paintMask(address, item.strokes);
+  const painted = await paintMask(address, item.strokes[place], t(place === "mask" ? "brush.title" : "brush.focus"));
   URL.revokeObjectURL(address);
-  if (painted) Object.assign(item, painted);
+  if (painted) {
+    item[place] = painted.mask;
+    item.strokes[place] = painted.strokes;
+  }
   changed();
 }
 
 async function paintAgain(/** @type {Job} */ job) {
-  const painted = await paintMask(api.address(job.id, "input"), []);
+  const painted = await paintMask(api.address(job.id, "input"), [], t("brush.title"));
   if (!painted) return null;
   const options = { ...job.options, batch: pictureOf(job) };
   let made = null;
@@ -199,7 +203,7 @@ function chooseBeside(/** @type {Item} */ item, /** @type {"mask" | "guide" | "r
     if (!file) return;
     item[place] = file;
     if (place === "right") await lookAgain(item);
-    if (place === "mask") item.strokes = [await strokeOf(file)].filter((stroke) => stroke !== null);
+    if (place !== "right") item.strokes[place] = [await strokeOf(file)].filter((stroke) => stroke !== null);
     changed();
   });
   input.click();

@@ -175,14 +175,15 @@ function itemActions(/** @type {Item} */ item, /** @type {Actions} */ actions, /
 function slotActions(/** @type {Item} */ item, /** @type {Actions} */ actions) {
   const takes = modelNamed()?.takes;
   const all = [];
-  const mark = (/** @type {boolean} */ missing) => (missing ? "wanted" : "");
   if (takes?.mask) {
     const text = item.mask ? t("slot.mask.there") : t("slot.mask.paint");
-    if (item.size) all.push({ text, run: () => actions.paint(item), style: mark(!item.mask) });
+    if (item.size) all.push({ text, run: () => actions.paint(item), style: item.mask ? "" : "wanted" });
     all.push({ text: t("slot.mask.upload"), run: () => actions.chooseMask(item) });
   } else if (takes?.guide) {
-    const text = item.guide ? t("slot.guide.there", { name: item.guide.name }) : t("slot.guide.upload");
-    all.push({ text, run: () => actions.chooseGuide(item), style: mark(!item.guide) });
+    const focus = item.guide ? t("slot.focus.there") : t("slot.focus.paint");
+    if (takes.lens && item.size) all.push({ text: focus, run: () => actions.paintFocus(item) });
+    const file = item.guide ? t("slot.guide.there", { name: item.guide.name }) : t("slot.guide.upload");
+    all.push({ text: file, run: () => actions.chooseGuide(item) });
   }
   if (takes?.views === 2) {
     if (item.right) all.push({ text: t("slot.swap"), run: () => actions.swap(item) });

@@ -259,8 +259,8 @@ function showForm(/** @type {boolean} */ visible) {
 function fits(/** @type {import("./state.js").Model} */ model, /** @type {Job} */ job) {
   const own = modelNamed(job.options.model);
   if (model.name === own?.name) return true;
-  const { mask, guide, lens, views } = model.takes;
-  return views === (own?.takes.views ?? 1) && !lens && (mask ? job.has.mask : !guide);
+  const { mask, lens, views } = model.takes;
+  return views === (own?.takes.views ?? 1) && !lens && (!mask || job.has.mask);
 }
 
 function limitSteps() {

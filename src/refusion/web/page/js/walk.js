@@ -13,7 +13,7 @@ const walk = { job: null, timer: 0, onStep: () => {} };
 
 /** Show the scrubber if the job kept its steps; `onStep` is told the address of the step to show, null for the end. */
 export function showWalk(/** @type {Job | null} */ job, /** @type {(address: string | null) => void} */ onStep) {
-  const steps = job?.has.steps ?? 0;
+  const steps = Math.ceil((job?.has.steps ?? 0) / (job?.options.samples || 1)); // of the first sample
   byId("walk").hidden = steps === 0;
   walk.onStep = onStep;
   name();
