@@ -1,20 +1,25 @@
 """The dial from the mean to a sample, beside further steps of a model without a mean: PSNR and texture.
 
-    python benchmarks/texture.py MODEL PLAIN DATA [PLOT]
+    python benchmarks/texture.py MODEL PLAIN DATA [FOLDER]
 
 MODEL has a mean stage, PLAIN is the model of the same task without one, DATA a folder of pairs or of clean
-pictures. Each row is the mean over all pictures. PLOT is a picture file of PSNR against each measure.
+pictures. Each row is the mean over all pictures. FOLDER gets texture.png, PSNR against each measure, and
+texture-crops.jpg, parts of a photograph of scikit-image: the input, PLAIN, texture 0, 0.5 and 1, the truth.
 """
 
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from skimage import data
 
 import refusion
+from refusion.data.degradation import Downscale
 from refusion.evaluation.evaluate import evaluate, mean_scores, perceived
 from refusion.evaluation.perceptual import load as load_metrics
+from refusion.imaging.arrays import from_array
 from refusion.training.recipe import pairs_of
 
 MEASURES = ("ssimulacra2", "swd", "spectrum", "detail")
@@ -31,9 +36,9 @@ def measured(restore: refusion.Restorer, pairs: list[Any], **options: Any) -> Sc
     return {"PSNR": mean_scores([row.output for row in rows]).psnr, **means}
 
 
-def main(model: str, plain: str, data: str, path: str | None = None) -> None:
+def main(model: str, plain: str, pictures: str, folder: str | None = None) -> None:
     restore, regression = refusion.load(model, "cpu"), refusion.load(plain, "cpu")
-    pairs = pairs_of(restore.header, Path(data))
+    pairs = pairs_of(restore.header, Path(pictures))
     curves: dict[str, list[Scores]] = {"texture": [], "steps from the mean": [], "plain steps": []}
     print(f"| | PSNR | {' | '.join(MEASURES)} |\n|---|{'---|' * (1 + len(MEASURES))}")
 
@@ -48,11 +53,24 @@ def main(model: str, plain: str, data: str, path: str | None = None) -> None:
         row("texture", f"texture {texture:g}", restore, texture=texture)
     for steps in STEPS:
         row("steps from the mean", f"texture 1, steps {steps}", restore, steps=steps)
-    if path:
-        plot(curves, path)
+    if folder:
+        plot(curves, Path(folder, "texture.png"))
+        crops(restore, regression, Path(folder, "texture-crops.jpg"))
 
 
-def plot(curves: dict[str, list[Scores]], path: str) -> None:
+def crops(restore: refusion.Restorer, regression: refusion.Restorer, path: Path) -> None:
+    """Write parts of a reduced and enlarged photograph at 100 %, in two rows."""
+    clean = data.astronaut()[:320, 60:460].astype(np.float32) / 255
+    lq = Downscale(factor=4)(from_array(clean).tensor(), np.random.default_rng(3)).lq
+    before = from_array(lq.permute(1, 2, 0).clamp(0, 1).numpy())
+    shown = [restore.upscale_input(before).pixels, regression(before).pixels]
+    shown += [restore(before, texture=texture).pixels for texture in (0.0, 0.5, 1.0)]
+    parts = [z[40:260, 60:300] for z in (*shown, clean)]
+    rows = [np.concatenate(parts[i : i + 3], axis=1) for i in (0, 3)]
+    refusion.write(from_array(np.concatenate(rows)), path)
+
+
+def plot(curves: dict[str, list[Scores]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3), layout="constrained")

@@ -14,7 +14,8 @@
  *   sampling: {steps: number}, metrics: Record<string, number>,
  *   example: {before: string, after: string} | null}} Model
  * @typedef {{key: string, file: File, right: File | null, mask: File | null, guide: File | null, strokes: Record<string, any[]>,
- *   thumbnail: string | null, rightThumbnail: string | null, size: number[] | null, looked: boolean, status: string, progress: number, unwanted: boolean, error: string | null,
+ *   thumbnail: string | null, rightThumbnail: string | null,
+ *   size: number[] | null, looked: boolean, status: string, progress: number, unwanted: boolean, error: string | null,
  *   source: string | null, batch: string | null, stop: (() => void) | null}} Item
  */
 

@@ -128,9 +128,15 @@ function showSide(/** @type {string} */ side) {
   const before = chosen === BEFORE;
   const plain = before ? api.address(current().id, "input") : api.address(chosen, "output");
   setSource(pane.querySelector("img"), (side === "right" && !before && walked) || plain);
-  const tag = before ? t("viewer.before") : shown.left === BEFORE ? t("viewer.after") : byId(`viewer-${side}`).selectedOptions[0]?.text;
-  setText(pane.querySelector(".tag"), tag ?? "");
-  pane.setAttribute("aria-label", tag ?? "");
+  const tag = before ? t("viewer.before") : resultTag(side);
+  setText(pane.querySelector(".tag"), tag);
+  pane.setAttribute("aria-label", tag);
+}
+
+/** "After" beside the picture as it was; beside another result, which one it is. */
+function resultTag(/** @type {string} */ side) {
+  if (shown.left === BEFORE) return t("viewer.after");
+  return byId(`viewer-${side}`).selectedOptions[0]?.text ?? "";
 }
 
 function showTools(/** @type {Job} */ job) {
