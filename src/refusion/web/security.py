@@ -18,9 +18,8 @@ LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
 """Names of this machine that no one else can give to theirs."""
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 CSP = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
-    "connect-src 'self'; font-src 'self'; manifest-src 'self'; "
-    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
 HEADERS = {
     "Content-Security-Policy": CSP,
