@@ -2,7 +2,8 @@
 
 die       the process ends while restoring      slow     steps for ever, until cancelled
 fail      the job fails                         deadly   the process ends while making a view
-nothing   no picture                            else     a result with the same bytes
+nothing   no picture                            stuck    no step ever, nor an end
+else      a result with the same bytes
 """
 
 import json
@@ -46,6 +47,8 @@ def restore(command: dict[str, Any]) -> None:
             return tell("stopped", id=id)
         if content == b"die" and step:
             os._exit(9)
+        if content == b"stuck":
+            time.sleep(60)
         if content == b"babble":
             print("hello", flush=True)
             time.sleep(60)

@@ -14,6 +14,7 @@ import httpx2
 import pytest
 from served import Served, serving, wait_for
 
+from refusion.web.archive import zipped
 from refusion.web.service import MAX_STARTS, Settings
 from refusion.web.store import Keeping
 
@@ -165,6 +166,14 @@ def test_deleting_removes_files_also_of_a_running_job(served: Served, tmp_path: 
     wait_for(lambda: not left_over(tmp_path / "data"))
 
 
+def test_a_deleted_job_under_which_the_worker_ends_leaves_nothing(served: Served, tmp_path: Path) -> None:
+    stuck = served.add(b"stuck")
+    wait_for(lambda: served.job(stuck)["state"] == "running")
+    served.client.delete(f"/api/v1/jobs/{stuck}")
+    os.kill(served.service.worker.pid or 0, signal.SIGKILL)
+    wait_for(lambda: not left_over(tmp_path / "data"))
+
+
 def test_a_full_queue_says_when_to_come_again(tmp_path: Path) -> None:
     with serving(tmp_path / "data", Settings(PIXELS, max_waiting=2)) as served:
         served.running(served.add(b"slow"))
@@ -185,6 +194,14 @@ def test_the_archive_holds_every_result_under_a_name_of_its_own(shared: Served) 
     read = {name: archive.read(name) for name in archive.namelist()}
     assert read == {"a.png": b"one", "A (2).png": b"two", "passwd.png": b"three"}
     assert shared.get("results.zip", job=ids[-1:]).status_code == 404
+
+
+def test_the_archive_holds_files_of_any_age(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"pixels")
+    os.utime(path, (0, 0))  # by a clock that was not set
+    archive = zipfile.ZipFile(io.BytesIO(b"".join(zipped([("a.png", path)]))))
+    assert archive.read("a.png") == b"pixels"
 
 
 def events_of(served: Served, heard: list[tuple[str, Any]], done: threading.Event) -> Iterator[None]:
@@ -227,14 +244,15 @@ def test_jobs_and_results_survive_the_end_of_the_service(tmp_path: Path) -> None
         done, running, waiting = (served.add(content) for content in (b"pixels", b"slow", b"pixels"))
         served.ended(done)
         served.running(running)
-    (folder / "jobs" / "stray").mkdir()
+    (folder / "jobs" / ("stray" + 17 * "_")).mkdir()
+    (folder / "jobs" / "my own").mkdir()
     (folder / "jobs" / running / "picture").write_bytes(b"pixels")
     with serving(folder) as served:
         for id in (running, waiting):
             assert served.ended(id)["state"] == "done"
         assert served.get(f"jobs/{done}/result").content == b"pixels"
         assert served.service.record(running).starts == 2
-        assert left_over(folder) == {done, running, waiting}
+        assert left_over(folder) == {done, running, waiting, "my own"}
 
 
 def test_a_job_is_begun_three_times_at_most(tmp_path: Path) -> None:

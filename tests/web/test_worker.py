@@ -20,10 +20,12 @@ from served import Served, save_models, serving, wait_for
 import refusion
 from refusion.imaging.arrays import from_array
 from refusion.imaging.formats import decode, encode
+from refusion.web.messages import Cancel, Check, Failed, Restore
 from refusion.web.models import Shelf
 from refusion.web.pictures import make_view, read_picture, store_view
 from refusion.web.process import worker_words
 from refusion.web.service import Settings
+from refusion.web.worker import Worker
 
 PIXELS = 10**6
 
@@ -117,6 +119,17 @@ def test_options_of_every_kind_of_model(working: Served, models: Path) -> None:
         assert working.get(f"jobs/{id}/{what}", view="right").status_code == 200
     archive = zipfile.ZipFile(io.BytesIO(working.get("results.zip", job=id).content))
     assert archive.namelist() == ["a.png", "right.png"]
+
+
+def test_again_takes_along_only_what_the_other_model_takes(working: Served, models: Path) -> None:
+    data, grey = picture(), encode(from_array(np.full((20, 24), 255, np.uint8)), ".png")
+    for model, part in (("filling", "mask"), ("guided", "guide")):
+        first = working.add(data, model=model, files={part: grey})
+        options = {"model": "tiny", "precision": "32"}
+        other = working.client.post(f"/api/v1/jobs/{first}/again", json=options)
+        assert other.status_code == 201, other.text
+        expected = restored(models, "tiny", data)
+        np.testing.assert_array_equal(result(working, other.json()["id"]).pixels, expected)
 
 
 def test_a_part_of_a_picture_is_restored_alone(working: Served) -> None:
@@ -303,6 +316,28 @@ def test_a_killed_worker_fails_its_job_and_another_restores_the_next(working: Se
     assert result(working, waiting).size == (24, 20)
 
 
+class Broken:
+    """A shelf that fails as only a fault of the program does."""
+
+    def load(self, name: str) -> None:
+        raise KeyError(name)
+
+    header = load
+
+
+def test_a_fault_of_the_program_fails_one_job_and_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "picture").write_bytes(picture())
+    values = {"folder": str(tmp_path), "names": {"picture": "a.png"}, "options": {"model": "m"}}
+    with (tmp_path / "reports").open("wb") as output:
+        worker = Worker(Broken(), PIXELS, output)  # type: ignore[arg-type]
+        failed = worker._restored(Restore(id="1", **values))
+        assert failed == Failed(id="1", error="a fault of refusion (KeyError: 'm'): please report it")
+        assert worker._checked(Check(number=1, **values)).status == 500
+    assert capsys.readouterr().err.count("Traceback") == 2
+
+
 @pytest.mark.slow
 def test_cancelling_ends_between_two_steps(working: Served) -> None:
     slow = working.add(picture(100, 100), steps=100, samples=64)
@@ -316,3 +351,13 @@ def test_cancelling_ends_between_two_steps(working: Served) -> None:
     working.running(slow)
     working.client.delete(f"/api/v1/jobs/{slow}")
     result(working, working.add(picture()))
+
+
+def test_a_cancel_that_comes_too_late_does_not_cancel_another_try(working: Served) -> None:
+    slow, late = working.add(picture(100, 100), steps=100, samples=64), working.add(picture())
+    for id in (late, slow):
+        working.client.post(f"/api/v1/jobs/{id}/cancel")
+        assert working.ended(id)["state"] == "cancelled"
+    working.call(lambda: working.service.worker.send(Cancel(id=late)))
+    working.client.post(f"/api/v1/jobs/{late}/retry")
+    assert working.ended(late)["state"] == "done"

@@ -194,7 +194,7 @@ async def _add(service: Service, form: FormData, source: str | None) -> Job:
     options, files = options_of(form), files_of(form)
     id, folder = service.store.new_folder()
     try:
-        names = {} if source is None else service.share(source, folder, files)
+        names = {} if source is None else await service.share(source, folder, options, files)
         names |= await store_files(files, folder)
         if "picture" not in names:
             raise Refusal(400, "picture is missing: send a file of that name")

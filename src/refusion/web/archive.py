@@ -20,7 +20,8 @@ def zipped(files: Sequence[tuple[str, Path]]) -> Iterator[bytes]:
                 source = path.open("rb")
             except FileNotFoundError:
                 continue
-            with source, archive.open(zipfile.ZipInfo.from_file(path, name), "w", force_zip64=True) as entry:
+            info = zipfile.ZipInfo.from_file(path, name, strict_timestamps=False)
+            with source, archive.open(info, "w", force_zip64=True) as entry:
                 while chunk := source.read(CHUNK):
                     entry.write(chunk)
                     yield sink.take()

@@ -37,9 +37,11 @@ class JobOptions(Value):
     samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] = 1
     sigma: float | None = None
     lens: LensChange | None = None
-    tile: Annotated[int, Field(ge=1)] | None = None
+    tile: Annotated[int, Field(ge=1, le=2**16)] | None = None
     precision: str | None = None
-    crop: Annotated[list[int], Field(min_length=4, max_length=4)] | None = None
+    crop: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=4, max_length=4)] | None = (
+        None
+    )
     trajectory: bool = False
     suffix: str | None = None
 
@@ -92,6 +94,12 @@ class Takes(Value):
     views: int
     sigma: bool
     texture: bool = False
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The files that a job may bring, by the names of their parts."""
+        beside = {"right": self.views > 1, "mask": self.mask, "guide": self.guide}
+        return ("picture", *(part for part, taken in beside.items() if taken))
 
 
 class SamplingDefaults(Value):

@@ -5,10 +5,10 @@ import ipaddress
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,9 +18,8 @@ LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
 """Names of this machine that no one else can give to theirs."""
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 CSP = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
-    "connect-src 'self'; font-src 'self'; manifest-src 'self'; "
-    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
 HEADERS = {
     "Content-Security-Policy": CSP,
@@ -125,7 +124,8 @@ class Guard:
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and _equal(bearer.strip(), token):
             return None
-        if _equal(_cookies(headers).get(COOKIE, ""), token):
+        cookies = cookie_parser(headers.get("cookie", ""))
+        if _equal(cookies.get(COOKIE, ""), token):
             return None
         text = "give the token: open the address that `refusion serve` printed, or send Authorization: Bearer"
         return _line(401, text, {"WWW-Authenticate": "Bearer"})
@@ -144,11 +144,3 @@ def _name(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower()
-
-
-def _cookies(headers: Headers) -> dict[str, str]:
-    try:
-        parsed: SimpleCookie = SimpleCookie(headers.get("cookie", ""))
-    except CookieError:
-        return {}
-    return {name: morsel.value for name, morsel in parsed.items()}

@@ -189,13 +189,21 @@ class Service:
         self._advance()
         return self.job(id)
 
-    def share(self, source: str, folder: Path, without: Iterable[str]) -> dict[str, str]:
+    async def share(
+        self, source: str, folder: Path, options: JobOptions, without: Iterable[str]
+    ) -> dict[str, str]:
         """Let a new job have the uploads of another one, but some, and return what the client calls them.
+
+        Another model gets only what it takes: with a mask, it would restore a picture with white holes.
 
         Raises:
             Refusal: there is no such job.
         """
-        names = {part: name for part, name in self.record(source).names.items() if part not in without}
+        models = {model.name: model for model in await self.models()}
+        old = self.record(source)
+        other = models.get(options.model) if options.model != old.options.model else None
+        parts = [part for part in old.names if other is None or part in other.takes.parts]
+        names = {part: old.names[part] for part in parts if part not in without}
         share_files(self.store.folder_of(source), folder, names)
         return names
 
@@ -310,9 +318,13 @@ class Service:
         """Let the job fail at which the worker ended; if that was at a picture for a browser, wait again."""
         if ended.source is not None:
             self._views.avoid(ended.source)
-        record = self.store.records.get(self._running.id) if self._running else None
-        if record is None:
+        running = self._running
+        record = self.store.records.get(running.id) if running else None
+        if running is None:
+            return
+        if record is None:  # it was deleted meanwhile
             self._running = None
+            self.store.discard(running.id)
         elif ended.source is not None and record.starts < MAX_STARTS:
             self._running = None
             self._put(record.model_copy(update={"state": "waiting"}))

@@ -9,6 +9,7 @@ Only the owner may enter the folder. No name in it comes from a client.
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import sqlite3
@@ -24,6 +25,8 @@ from refusion.web.schema import JobOptions, State
 FINISHED = ("done", "failed", "cancelled")
 MIN_FREE = 2**29
 """Bytes that stay free on the disk."""
+ID_BYTES = 16
+_ID = re.compile(r"[A-Za-z0-9_-]{22}")  # that many bytes in base64
 
 
 class Record(BaseModel):
@@ -120,7 +123,7 @@ class Store:
 
     def new_folder(self) -> tuple[str, Path]:
         """Create the folder of a new job, and return its random id and the folder."""
-        id = secrets.token_urlsafe(16)
+        id = secrets.token_urlsafe(ID_BYTES)
         folder = self._jobs / id
         folder.mkdir(mode=0o700)
         return id, folder
@@ -161,8 +164,12 @@ class Store:
         return sorted(waiting, key=lambda record: record.queued)
 
     def strays(self) -> list[str]:
-        """Return the names of folders without a record, which a service left that was killed."""
-        return [path.name for path in self._jobs.iterdir() if path.name not in self.records]
+        """Return the names of folders without a record, which a service left that was killed.
+
+        Folders whose name is no id are not the service's, and stay.
+        """
+        names = [path.name for path in self._jobs.iterdir() if path.name not in self.records]
+        return [name for name in names if _ID.fullmatch(name)]
 
     def is_full(self, most: int) -> bool:
         """Return whether all files have that many bytes, or the disk has next to no room."""

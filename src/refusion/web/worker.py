@@ -65,7 +65,7 @@ class Worker:
         """Read commands and hand them on; end the process when there are no more."""
         handlers = {
             "check": self._check,
-            "restore": self._jobs.put,
+            "restore": self._queue,
             "cancel": self._cancel,
             "view": self._views.put,
         }
@@ -86,7 +86,6 @@ class Worker:
         while True:
             command = self._jobs.get()
             self.report(self._restored(command))
-            self._cancelled.discard(command.id)
 
     def view(self) -> None:
         """Make pictures for browsers for ever."""
@@ -98,9 +97,7 @@ class Worker:
             try:
                 make_view(Path(command.source), Path(command.target), command.side, self._max_pixels)
             except Exception as error:
-                if not isinstance(error, EXPECTED):
-                    traceback.print_exc()
-                line = first_line(error).replace(command.source, command.name)
+                line = _line(error).replace(command.source, command.name)
                 answer = Answer(number=command.number, status=415, error=line)
             self.report(answer)
 
@@ -115,12 +112,8 @@ class Worker:
             return restore_job(command, model, self._max_pixels, Hooks(self.report, cancelled))
         except Cancelled:
             return Stopped(id=command.id)
-        except EXPECTED as error:
-            return Failed(id=command.id, error=_named(first_line(error), command))
-        except RuntimeError as error:
-            if "memory" not in str(error):
-                traceback.print_exc()
-            return Failed(id=command.id, error=_named(first_line(error), command))
+        except Exception as error:
+            return Failed(id=command.id, error=_named(_line(error), command))
 
     def _check(self, command: Check) -> None:
         self.report(self._checked(command))
@@ -140,10 +133,24 @@ class Worker:
             result_suffix(folder / "picture", command.options.suffix)
         except EXPECTED as error:
             return Answer(number=command.number, status=400, error=first_line(error))
+        except Exception as error:
+            return Answer(number=command.number, status=500, error=_line(error))
         return Answer(number=command.number)
+
+    def _queue(self, command: Restore) -> None:
+        self._cancelled.discard(command.id)  # by a cancel that came when its last try had just ended
+        self._jobs.put(command)
 
     def _cancel(self, command: Cancel) -> None:
         self._cancelled.add(command.id)
+
+
+def _line(error: Exception) -> str:
+    """Return an error in one line; what the client cannot help is printed, too, as a fault of the program."""
+    if isinstance(error, EXPECTED) or "memory" in str(error):
+        return first_line(error)
+    traceback.print_exception(error)
+    return f"a fault of refusion ({type(error).__name__}: {first_line(error)}): please report it"
 
 
 def _named(line: str, command: Restore) -> str:

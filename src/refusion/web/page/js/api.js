@@ -108,11 +108,6 @@ export function address(
   return `${ROOT}/jobs/${id}/${what}${text ? `?${text}` : ""}`;
 }
 
-/** Return the address of one archive with the results of these jobs. */
-export function archive(/** @type {string[]} */ ids) {
-  return `${ROOT}/results.zip?${ids.map((id) => `job=${encodeURIComponent(id)}`).join("&")}`;
-}
-
 function form(/** @type {Options} */ options, /** @type {Record<string, File | null>} */ files) {
   const body = new FormData();
   for (const [name, file] of Object.entries(files)) if (file) body.append(name, file);

@@ -248,7 +248,6 @@ function showSummary() {
   byId("overall").value = count ? share(jobs) / count : 0;
   byId("cancel-all").hidden = !busy;
   byId("download-all").hidden = done.length < 2;
-  byId("download-all").href = api.archive(done.map((job) => job.id));
   document.body.classList.toggle("filled", state.jobs.size + state.items.length > 0);
   byId("remove-all").hidden = state.jobs.size + state.items.length === 0;
   document.title = busy ? `(${done.length}/${count}) refusion` : "refusion";

@@ -8,11 +8,6 @@ import { modelNamed, state } from "./state.js";
 const LEVELS = 255; // the noise is told on the scale of 8 bits
 const DEFAULT_LENSES = ["Canon50mmf16.0BS", "Sony50mmf1.4BS"];
 
-/** Leave samples out where every step is kept: steps are kept of a single sample. */
-export function excludeSamples(/** @type {HTMLInputElement} */ trajectory, /** @type {HTMLInputElement} */ samples) {
-  samples.disabled = trajectory.checked && !trajectory.disabled;
-}
-
 /** Fill the menus of the lenses. */
 export function fillLenses() {
   for (const [place, id] of ["lens-source", "lens-target"].entries()) {
@@ -31,8 +26,6 @@ export function showOptions() {
     byId(id).hidden = !taken;
     byId(id).disabled = !taken; // what is not shown is not checked
   }
-  byId("trajectory").disabled = model.takes.views > 1;
-  excludeSamples(byId("trajectory"), byId("samples"));
   byId("steps").max = model.max_steps;
   byId("steps").placeholder = model.sampling.steps;
 }
@@ -55,11 +48,11 @@ export function readOptions() {
 }
 
 function sampling() {
-  const numbers = ["steps", "seed", "samples"].filter((id) => byId(id).value !== "" && !byId(id).disabled);
+  const numbers = ["steps", "seed", "samples"].filter((id) => byId(id).value !== "");
   return {
     ...Object.fromEntries(numbers.map((id) => [id, byId(id).valueAsNumber])),
     ...(byId("suffix").value && { suffix: byId("suffix").value }),
-    ...(byId("trajectory").checked && !byId("trajectory").disabled && { trajectory: true }),
+    ...(byId("trajectory").checked && { trajectory: true }),
   };
 }
 

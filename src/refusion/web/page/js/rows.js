@@ -154,7 +154,7 @@ function itemView(/** @type {Item} */ item, /** @type {Actions} */ actions) {
     open: null,
     progress: busy ? item.progress : null,
     error: item.error ?? "",
-    notes: item.looked && !item.size ? [t("row.unseen")] : [],
+    notes: item.looked && !item.size && !item.error ? [t("row.unseen")] : [],
     actions: busy ? [{ text: t("row.cancel"), run: () => actions.stop(item) }] : itemActions(item, actions, lack),
   };
 }

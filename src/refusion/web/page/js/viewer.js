@@ -5,7 +5,6 @@ import { modelTitle } from "./cards.js";
 import { byId, element, openDialog, setSource, setText } from "./dom.js";
 import { inWords } from "./errors.js";
 import { t } from "./i18n.js";
-import { excludeSamples } from "./options.js";
 import { modelNamed, pictureOf, state, versionsOf } from "./state.js";
 import { View, addGestures, addZoomButtons, placeIn } from "./view.js";
 import { hideWalk, showWalk } from "./walk.js";
@@ -46,9 +45,7 @@ export function startViewer(/** @type {Record<string, (job: Job) => Promise<stri
   dialog.addEventListener("close", hideWalk);
   byId("viewer-again").addEventListener("click", () => showForm(byId("again").hidden));
   byId("again").addEventListener("submit", restoreAgain);
-  const { model, trajectory, samples } = byId("again").elements;
-  model.addEventListener("change", limitSteps);
-  trajectory.addEventListener("change", () => excludeSamples(trajectory, samples));
+  byId("again").elements.model.addEventListener("change", limitSteps);
   for (const [button, action] of [["viewer-whole", "whole"], ["viewer-mask", "paintAgain"]]) {
     byId(button).addEventListener("click", async () => follow(await actions[action](current())));
   }
@@ -255,8 +252,6 @@ function showForm(/** @type {boolean} */ visible) {
   form.seed.value = job.options.seed ?? "";
   form.samples.value = job.options.samples ?? "";
   form.trajectory.checked = job.options.trajectory ?? false;
-  form.trajectory.disabled = modelNamed(job.options.model)?.takes.views === 2;
-  excludeSamples(form.trajectory, form.samples);
   limitSteps();
   form.model.focus();
 }
@@ -283,12 +278,12 @@ async function restoreAgain(/** @type {SubmitEvent} */ event) {
   const form = byId("again").elements;
   const { crop, lens, sigma, suffix, texture } = job.options;
   const takes = modelNamed(form.model.value)?.takes;
-  const numbers = ["steps", "seed", "samples"].filter((name) => form[name].value !== "" && !form[name].disabled);
+  const numbers = ["steps", "seed", "samples"].filter((name) => form[name].value !== "");
   const options = {
     model: form.model.value,
     batch: pictureOf(job),
     ...Object.fromEntries(numbers.map((name) => [name, form[name].valueAsNumber])),
-    ...(form.trajectory.checked && !form.trajectory.disabled && { trajectory: true }),
+    ...(form.trajectory.checked && { trajectory: true }),
     ...(crop && { crop }),
     ...(suffix && { suffix }),
     ...(takes?.lens && lens && { lens }),
