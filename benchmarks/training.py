@@ -104,7 +104,8 @@ def main(threads: int = 1) -> None:
         print("| | straightforward, s | ours, s | ratio |\n|---|---|---|---|")
         total = [0.0, 0.0]
         for part, (slow, fast) in parts.items():
-            gradient(ours)(), plainly(gradient(plain))()
+            gradient(ours)()
+            plainly(gradient(plain))()
             a, b, ratio = in_turn(slow, fast)
             total = [total[0] + a, total[1] + b]
             print(f"| {part} | {a:.4f} | {b:.4f} | {ratio:.2f} |", flush=True)

@@ -1,6 +1,7 @@
 """A recipe with a mean trains it first, and then a flow from it that leaves it as it is."""
 
 import inspect
+import shutil
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -119,3 +120,28 @@ def test_the_mean_takes_what_the_network_takes(pairs: Path) -> None:
     for change in ({"model__mean__guides": 1}, {"model__mean__conditional": False}):
         with pytest.raises(RecipeError, match="mean"):
             recipe(pairs, MEAN, **change)
+
+
+def test_holes_are_filled_in_validation_as_in_training(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in ("train", "val"):
+        shutil.copytree(pairs / part / "gt", tmp_path / "clean" / part)
+    guided = {"model__network__guides": 1, "model__mean__guides": 1, "model__fill": "harmonic"}
+    holes = {"name": "Holes"}
+    values = recipe(tmp_path / "clean", MEAN, data__degradation=holes, data__augment={}, **guided)
+    seen: list[tuple[Tensor, Tensor]] = []
+    measure = module.DiffusionStage._loss
+
+    def spied(self: Any, parts: Any, lq: Tensor, gt: Tensor, guides: Tensor, *rest: Any) -> Tensor:
+        if not torch.is_grad_enabled():
+            seen.append((lq, guides))
+        return measure(self, parts, lq, gt, guides, *rest)
+
+    monkeypatch.setattr(module.DiffusionStage, "_loss", spied)
+    train(values, tmp_path / "run")
+    assert seen
+    for lq, guides in seen:
+        assert bool((lq < 0.99).all())  # no white is left, and no clean pixel is as bright
+        assert set(guides.unique().tolist()) <= {0.0, 1.0}
+    assert any(bool(guides.any()) for _, guides in seen)

@@ -59,7 +59,7 @@ class Data(Settings):
 
 
 class Loop(Settings):
-    """Settings of the training loop that both stages share.
+    """Settings of the training loop that all stages share.
 
     Args:
         steps: optimizer steps.

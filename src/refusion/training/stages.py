@@ -18,6 +18,7 @@ from refusion.errors import DataError, RefusionError, printable
 from refusion.evaluation.evaluate import LatentSwapScores, evaluate, mean_scores, perceived, replace_latent
 from refusion.evaluation.perceptual import without_weights
 from refusion.imaging.arrays import from_array
+from refusion.imaging.fill import FILLS
 from refusion.imaging.image import Image
 from refusion.imaging.resize import Enlarge
 from refusion.models import checkpoint
@@ -263,6 +264,10 @@ class DiffusionStage(Stage):
         guides = torch.zeros(len(gt), self.recipe.model.guides, *gt.shape[-2:])
         if scene.guides is not None and self.recipe.model.guides:
             guides = enlarge(scene.guides)
+        if self.recipe.model.fill:
+            guides = (guides > 0).float()
+            fill = FILLS[self.recipe.model.fill]
+            lq = torch.stack([fill(z, mask) for z, mask in zip(lq, guides, strict=True)])
         lq, gt, guides = (
             _middle(z, self.recipe.data.patch).to(device).repeat(DRAWS, 1, 1, 1)
             for z in (enlarge(lq), gt, guides)
