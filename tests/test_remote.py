@@ -106,6 +106,8 @@ def test_folders_and_patterns_are_found_as_on_disk(store: fsspec.AbstractFileSys
     assert names == ["memory://in/2.PNG", "memory://in/10.png", "memory://in/sub/a.jpg"]
     assert search("memory://in").others == [Remote("memory://in/x.txt")]
     assert [str(path) for path in find(["memory://in/1*"])] == ["memory://in/10.png"]
+    store.pipe_file("/brackets/a[1].png", b"x")
+    assert [str(path) for path in find(["memory://brackets/a[1].png"])] == ["memory://brackets/a[1].png"]
     with pytest.raises(ImageError, match="does not exist"):
         find(["memory://none"])
     planned = plan(["memory://in"], Remote("memory://in/out"))

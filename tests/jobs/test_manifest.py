@@ -1,5 +1,6 @@
 """A manifest is a stream of jobs, each with a result of its own, and takes no memory."""
 
+import errno
 import tracemalloc
 from pathlib import Path
 
@@ -60,6 +61,31 @@ def test_a_name_that_could_share_the_result_of_another_is_a_problem(text: str, n
     assert not first.problem
     assert second.problem.startswith(named)
     assert not second.done
+
+
+@pytest.mark.parametrize("name", ["/", ".", "s3://"])
+def test_a_line_that_names_no_file_is_a_problem_of_its_own(name: str) -> None:
+    first, second = listed(f"{name}\na.jpg\n").jobs
+    assert first.problem.startswith(name)
+    assert second.sources == (Path("a.jpg"),)
+
+
+def test_a_manifest_in_utf_16_is_one_error() -> None:
+    Path("list.txt").write_bytes("a.jpg\r\n".encode("utf-16"))
+    with pytest.raises(ImageError, match="UTF-8"):
+        plan(["list.txt"], Path("out"))
+
+
+def test_a_result_that_cannot_be_asked_for_is_a_failure_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exists(asked: Remote) -> bool:
+        if asked.name == "a.png":
+            raise OSError(errno.EIO, "slow down", str(asked))
+        return False
+
+    monkeypatch.setattr(Remote, "exists", exists)
+    first, second = listed("a.png\nb.png\n", "s3://bucket/out").pending().jobs
+    assert "slow down" in first.problem
+    assert not second.problem
 
 
 @pytest.mark.parametrize(

@@ -70,3 +70,12 @@ def test_failures_are_those_of_all_shards_that_were_not_mended_since(tmp_path: P
     assert failed_files(path) == {"a.jpg", "b.jpg"}
     add(path, outcome("b.jpg"), outcome("d.jpg", "broken"))
     assert failed_files(path) == {"a.jpg", "d.jpg"}
+
+
+def test_reports_of_other_runs_beside_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "night [1].csv"
+    add(path_of(path, Shard(1, 2)), outcome("a.jpg", "broken"))
+    add(tmp_path / "night [1]-blur-1-of-2.csv", outcome("a.jpg"), outcome("b.jpg", "broken"))
+    assert failed_files(path) == {"a.jpg"}
+    with pytest.raises(ImageError, match="does not exist"):
+        failed_files(tmp_path / "none" / "out.csv")

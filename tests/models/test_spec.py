@@ -172,6 +172,7 @@ def test_a_spec_tells_views_and_conditions(stereo: bool, conditions: int) -> Non
             ["process.kind is mean-reverting", "give network.conditional true"],
         ),
         ({**DENOISING, "codec": LATENT}, ["give codec.name Pixels"]),
+        ({**DENOISING, "mean": {"name": "ConditionalNAFNet", "width": 4}}, ["leave out mean"]),
         ({**DENOISING, "enlarge": {"factor": 2}}, ["enlarge.factor 1"]),
         ({"network__width": 10**9}, ["1000000000 is above", str(MAX_SIZE)]),
         ({"network__middle": MAX_SIZE + 1}, [f"{MAX_SIZE + 1} is above"]),

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from refusion.diffusion.sde import MeanRevertingSDE
+from refusion.errors import Cancelled
 from refusion.restoring.codec import Codec, Pixels
 from refusion.restoring.latent_unet import LatentUNet
 from refusion.restoring.mean import estimated_mean
@@ -78,6 +79,15 @@ def test_conditions_and_guides_reach_the_mean(sde: MeanRevertingSDE) -> None:
     ]
     for changed in results[1:]:
         assert np.abs(changed - results[0]).max() > 1e-3
+
+
+def test_of_the_mean_there_is_one_sample_and_it_can_be_cancelled(sde: MeanRevertingSDE) -> None:
+    restore = with_mean(sde)
+    with pytest.raises(ValueError, match=r"samples is 3 and texture 0"):
+        restore.request(photo(), texture=0, samples=3)
+    assert restore.run(restore.request(photo(), texture=0.1, samples=3)).std is not None
+    with pytest.raises(Cancelled):
+        restore.run(restore.request(photo(), texture=0), cancel=lambda: True)
 
 
 def test_texture_needs_a_mean_and_a_share(sde: MeanRevertingSDE) -> None:

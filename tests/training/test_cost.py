@@ -153,3 +153,17 @@ def test_a_tuned_decoder_keeps_what_decoding_needs_and_nothing_of_the_network() 
     )
     assert max(plain.memory, tuned.memory) < decoded.memory
     assert plain.macs == decoded.macs == tuned.macs
+
+
+# ---- a mean
+
+
+def test_memory_counts_the_stage_of_the_mean() -> None:
+    network = {"name": "ConditionalNAFNet", "width": 8, "encoder": [1], "middle": 1, "decoder": [1]}
+    plain, equal = cost(recipe()), cost(recipe(model__mean=network, mean_training__batch=2))
+    assert (equal.macs, equal.parameters) == (2 * plain.macs, 2 * plain.parameters)
+    assert equal.memory - plain.memory == 8 * plain.parameters
+    large, larger = (cost(recipe(model__mean=network, mean_training__batch=count)) for count in (20, 40))
+    assert large.macs == equal.macs
+    weights = 5 * 4 * plain.parameters
+    assert 1.95 < (larger.memory - weights) / (large.memory - weights) <= 2

@@ -3,10 +3,12 @@
 import inspect
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+from lightning.fabric import Fabric
 from safetensors.torch import load_file
 from test_stages import TINY, recipe, weights
 from torch import Tensor
@@ -16,6 +18,8 @@ from refusion.errors import RecipeError
 from refusion.restoring.mean import estimated_mean
 from refusion.training import stages as module
 from refusion.training.run import train
+from refusion.training.run_dir import sweep
+from refusion.training.stopping import Stop
 
 MEAN: dict[str, Any] = {
     **TINY,
@@ -76,6 +80,39 @@ def test_a_model_of_one_step_can_be_the_mean(pairs: Path, tmp_path: Path) -> Non
     other = recipe(pairs, MEAN, model__mean__width=6)
     with pytest.raises(RecipeError, match=r"network of .*width=4.*mean of the recipe.*width=6"):
         train(other, tmp_path / "other", model)
+    with pytest.raises(RecipeError, match="mean"):
+        train(recipe(pairs), tmp_path / "without", tmp_path / "flow")
+
+
+def test_a_mean_with_guides_goes_on_from_what_was_learnt_without(pairs: Path, tmp_path: Path) -> None:
+    model = train(recipe(pairs, training__steps=2), tmp_path / "one")
+    guided = recipe(pairs, MEAN, model__network__guides=1, model__mean__guides=1, training__steps=2)
+    flow = refusion.load(train(guided, tmp_path / "flow", model), "cpu")
+    assert flow.mean is not None
+    learnt, told = (z.intro.weight for z in (refusion.load(model, "cpu").network, flow.mean))
+    assert torch.equal(told[:, : learnt.shape[1]], learnt)
+    assert not told[:, learnt.shape[1] :].any()
+
+
+def test_what_a_kill_left_half_written_is_swept(tmp_path: Path) -> None:
+    parts = [tmp_path / "mean" / name / f".{'0' * 32}.part" for name in (".", "pictures")]
+    for part in parts:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+    sweep(tmp_path)
+    assert not any(part.exists() for part in parts)
+
+
+def test_processes_wait_for_each_other_also_when_the_mean_is_there(pairs: Path, tmp_path: Path) -> None:
+    """One that is late sees the file of the first, which waits for it."""
+    train(recipe(pairs, MEAN, training__steps=2, mean_training__steps=2), tmp_path)
+    described = recipe(pairs, MEAN)
+    late = module.MeanStage(described.model.build(), described, tmp_path, {})
+    assert late.done
+    fabric = Fabric(accelerator="cpu", devices=1)
+    with patch.object(fabric, "barrier") as barrier:
+        late.finish(fabric, Stop())
+    assert barrier.call_count == 1
 
 
 def test_the_mean_takes_what_the_network_takes(pairs: Path) -> None:

@@ -142,7 +142,7 @@ class ManyFlags:
     report: Path | None = None
     """Add a row for each outcome to this CSV file; with a shard, to one of its own, as out-3-of-16.csv."""
     retry_failed: Annotated[bool, Parameter(negative="")] = False
-    "Only what failed by the --report and those of its shards, and was not restored since."
+    "Only what failed by the --report and those of its shards, and was restored by none of them."
     engine: Annotated[Literal["local", "ray"], Parameter(help=ENGINE_HELP)] = "local"
     address: str | None = None
     "Of the Ray cluster; auto is the one that this machine belongs to. By default one of this machine alone."

@@ -82,12 +82,12 @@ def _remote_files(path: Remote) -> list[Place]:
     Raises:
         ImageError: there is no such address.
     """
+    if path.is_file():
+        return [path]
     if has_magic(str(path)):
         matches = path.matches()
         inside = [file for match in matches for file in ([match] if match.is_file() else match.files())]
         return list(dict.fromkeys(inside))
-    if path.is_file():
-        return [path]
     if path.is_dir():
         files = path.files()
         return [file for file in files if not _hidden(file.relative_to(path))]

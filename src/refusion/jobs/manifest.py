@@ -60,7 +60,7 @@ class Manifest:
         """Yield the lines that are not empty, in their order.
 
         Raises:
-            ImageError: the file cannot be read.
+            ImageError: the file cannot be read, or is in UTF-16.
         """
         try:
             binary = self.path.open("rb")
@@ -70,6 +70,8 @@ class Manifest:
                 first = ""
                 for line in lines:
                     name = line.rstrip("\n")
+                    if "\0" in name:
+                        raise ImageError(f"{self.path} has zero bytes, as UTF-16 does: save it as UTF-8")
                     if name:
                         first = first or _kind(name)
                         yield _row(name, first)
@@ -86,7 +88,10 @@ def _kind(name: str) -> str:
 
 def _row(name: str, kind: str) -> Row:
     path = Path(name)
-    inner = _written(Path(Remote(name).inner) if is_remote(name) else path.relative_to(path.anchor))
+    inner = Path(Remote(name).inner) if is_remote(name) else path.relative_to(path.anchor)
+    if not inner.name:
+        return Row(name, inner, f"{name} names no file: give the path of a picture")
+    inner = _written(inner)
     if _kind(name) != kind:
         return Row(name, inner, f"{name} is {_kind(name)}, and the first name is {kind}: give two manifests")
     if ".." in inner.parts:

@@ -61,13 +61,21 @@ class Plan:
     def pending(self, skip: Callable[[Job], object] = lambda job: None) -> "Plan":
         """Return the plan without the jobs whose results exist when it is their turn.
 
+        A job whose results cannot be asked for, as of a store that does not answer, has that as its problem.
+
         Args:
             skip: called with each of these.
         """
 
         def undone() -> Iterator[Job]:
             for job in self.jobs:
-                if job.done:
+                try:
+                    done = job.done
+                except OSError as error:
+                    reason = f"its result cannot be asked for ({error.strerror})"
+                    yield replace(job, problem=f"{job.sources[0]}: {reason}, try it again")
+                    continue
+                if done:
                     skip(job)
                 else:
                     yield job

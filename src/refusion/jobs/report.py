@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -81,9 +82,9 @@ def failed_files(path: Path) -> set[str]:
     Raises:
         ImageError: there is no report.
     """
-    reports = [
-        report for report in (path, *path.parent.glob(f"{path.stem}-*-of-*{path.suffix}")) if report.exists()
-    ]
+    of_shard = re.compile(rf"{re.escape(path.stem)}-\d+-of-\d+{re.escape(path.suffix)}")
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    reports = [report for report in beside if report.name == path.name or of_shard.fullmatch(report.name)]
     if not reports:
         raise ImageError(f"{path} does not exist: give the --report of the run whose failures are meant")
     failed = {row.file for report in reports for row in rows(report) if row.status == "failed"}

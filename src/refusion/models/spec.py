@@ -108,6 +108,8 @@ class ModelSpec(Settings):
             raise ValueError(
                 f"process.kind is {self.process.kind}: give network.conditional {str(not denoises).lower()}"
             )
+        if denoises and self.mean is not None:
+            raise ValueError("process.kind is denoising, which starts from the noise in mu: leave out mean")
         if denoises and (self.codec.name != "Pixels" or self.enlarge.factor > 1):
             raise ValueError("process.kind is denoising: give codec.name Pixels and enlarge.factor 1")
         if self.fill and (self.guides != 1 or self.enlarge.factor > 1):

@@ -120,7 +120,7 @@ class Request:
 
     Raises:
         ValueError: views of different sizes, a mask or guides of another size, sigma outside [0, 1], fewer
-            than one sample, a trajectory of several samples or views.
+            than one sample, several at texture 0, a trajectory of several samples or views.
     """
 
     images: tuple[Image, ...]
@@ -149,6 +149,8 @@ class Request:
                 )
         if self.samples < 1:
             raise ValueError(f"samples is {self.samples}: give at least 1")
+        if self.samples > 1 and not self.sampling.texture:
+            raise ValueError(f"samples is {self.samples} and texture 0, which has one: give more of it, or 1")
         if self.trajectory and (self.samples > 1 or len(self.images) > 1):
             raise ValueError("a trajectory is of a single picture and a single sample: leave one out")
 

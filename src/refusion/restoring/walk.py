@@ -75,6 +75,8 @@ class Walk:
         """
         mu = self.encoded.mu
         if not self.texture:
+            if cancel is not None and cancel():
+                raise Cancelled("cancelled")
             yield State(0, mu, mu)
             return
         sample_noise = noise_source(mu, sampling.seed)

@@ -9,6 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from refusion.diffusion.objective import replacing_loss
 from refusion.models.checkpoint import best_device
+from refusion.nn.network import Network
+from refusion.restoring.codec import Codec
 from refusion.training.recipe import Loop, Recipe
 
 Shape = tuple[int, ...]
@@ -44,7 +46,7 @@ def cost(recipe: Recipe) -> Cost:
     Memory is that of the weights and their average, of the gradient and two moments of the trained ones, and
     of the tensors saved for the backward pass, without that of libraries and of the input pictures.
     """
-    first, second = recipe.codec_training, recipe.training
+    first, between, second = recipe.codec_training, recipe.mean_training, recipe.training
     with torch.device("meta"):
         restorer = recipe.model.build()
         codec, network = restorer.codec, restorer.network
@@ -57,17 +59,12 @@ def cost(recipe: Recipe) -> Cost:
         codec.requires_grad_(False)
         encoded = codec.encode(pictures)
         codec_macs, _ = _count(second, lambda: codec.decode(*codec.encode(pictures)))
-        mu, t = encoded.mu, torch.zeros(len(pictures))
-        seen = codec.with_guides(mu, torch.zeros(len(t), network.num_guides, *recipe.data.patch))
-        condition = torch.zeros(len(t), network.num_conditions)
-
-        def predict() -> torch.Tensor:
-            return network(mu, seen, t, network.embed(t, condition))
-
+        predict = _prediction(recipe, network, codec, second)
         macs, saved_second = _count(second, predict)
+        mean_macs, mean_size, saved_between = 0, 0, 0
         if restorer.mean is not None:
-            mean = restorer.mean
-            macs += _count(second, lambda: mean(mu, seen, t, mean.embed(t, condition)))[0]
+            mean_size = sum(p.numel() for p in restorer.mean.parameters())
+            mean_macs, saved_between = _count(between, _prediction(recipe, restorer.mean, codec, between))
         trained = list(network.parameters())
         if second.trainable == "decoder":
             network.requires_grad_(False)
@@ -77,12 +74,21 @@ def cost(recipe: Recipe) -> Cost:
         if second.compare == "picture":
             _, saved_second = _count(second, lambda: codec.decode(predict(), *encoded[1:]))
     codec_size = sum(p.numel() for p in codec.parameters())
-    mean_size = 0 if restorer.mean is None else sum(p.numel() for p in restorer.mean.parameters())
     parameters = codec_size + mean_size + sum(p.numel() for p in network.parameters())
     trained_size = sum(p.numel() for p in trained)
     first_bytes = 4 * 5 * codec_size + saved_first
+    between_bytes = 4 * (codec_size + 5 * mean_size) + saved_between
     second_bytes = 4 * (2 * parameters + 3 * trained_size) + saved_second
-    return Cost(parameters, macs, codec_macs, max(first_bytes, second_bytes))
+    return Cost(parameters, macs + mean_macs, codec_macs, max(first_bytes, between_bytes, second_bytes))
+
+
+def _prediction(recipe: Recipe, network: Network, codec: Codec, loop: Loop) -> Callable[[], torch.Tensor]:
+    """Return a call of a network on a batch of a loop."""
+    count = loop.batch * recipe.model.views
+    mu, t = codec.encode(torch.zeros(count, 3, *recipe.data.patch)).mu, torch.zeros(count)
+    seen = codec.with_guides(mu, torch.zeros(count, network.num_guides, *recipe.data.patch))
+    condition = torch.zeros(count, network.num_conditions)
+    return lambda: network(mu, seen, t, network.embed(t, condition))
 
 
 def _count(loop: Loop, work: Callable[[], object]) -> tuple[int, int]:

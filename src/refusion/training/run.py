@@ -61,13 +61,11 @@ def _train(recipe: Recipe, out: Path, source: Restorer | None, fabric: Fabric, s
     torch.manual_seed(recipe.training.seed)
     restorer = recipe.model.build()
     if source is not None:
-        mean = source.mean
-        if restorer.mean is not None and mean is None:
-            mean = source.network
-        else:
+        if restorer.mean is None or source.mean is not None:
             _start_from(restorer.network, source.network)
-        if mean is not None:
-            checkpoint.write_weights(out / "mean" / MEAN, mean)
+        if restorer.mean is not None:
+            _start_from(restorer.mean, source.network if source.mean is None else source.mean)
+            checkpoint.write_weights(out / "mean" / MEAN, restorer.mean)
         if source.codec.state_dict():
             checkpoint.write_weights(out / "codec" / CODEC, source.codec)
     metrics: dict[str, float] = {}
@@ -105,6 +103,8 @@ def _fine_tuned(recipe: Recipe, start: str | Path) -> Restorer:
         parts = {name: name for name in ("network", "codec", "process", "prediction", "mean")}
     for part, becomes in parts.items():
         was, now = getattr(spec, part), getattr(recipe.model, becomes)
+        if now is None and was is not None:
+            raise RecipeError(f"{start} has a {part}, and the recipe none: fine-tuning changes neither")
         expected = now
         if getattr(was, "stereo", None) is False and getattr(now, "stereo", None) is True:
             expected = now.model_copy(update={"stereo": False, "downscale": was.downscale})

@@ -23,7 +23,9 @@ except ModuleNotFoundError:  # Windows has other locks; there two trainings in a
     fcntl = None  # type: ignore[assignment]
 
 RECIPE, DATA, LOCK = "recipe.yaml", "data.sha256", ".lock"
-LOOPS = ("codec_training", "mean_training", "training")
+FOLDERS = {"codec_training": "codec", "mean_training": "mean", "training": "."}
+"""The folders of the stages in that of the run, by the names of their settings."""
+LOOPS = tuple(FOLDERS)
 FREE = {
     "task",
     "codec_training.gate",
@@ -90,9 +92,10 @@ def lock(out: Path) -> Iterator[None]:
 
 def sweep(out: Path) -> None:
     """Delete what runs that were killed had half written."""
-    for folder in (out, out / "pictures", out / "codec", out / "codec" / "pictures"):
-        for part in folder.glob(".*.part"):
-            part.unlink(missing_ok=True)
+    for name in FOLDERS.values():
+        for folder in (out / name, out / name / "pictures"):
+            for part in folder.glob(".*.part"):
+                part.unlink(missing_ok=True)
 
 
 def check_run_dir(out: Path, recipe: Recipe) -> list[str]:
@@ -134,9 +137,8 @@ def fingerprint(recipe: Recipe) -> str:
 
 def _begun(out: Path) -> bool:
     """Whether something was trained in a folder."""
-    stages = (out, out / "codec", out / "mean")
     return any((out / file).exists() for file in FINISHED.values()) or any(
-        any(stage.glob("*.ckpt")) for stage in stages
+        any((out / folder).glob("*.ckpt")) for folder in FOLDERS.values()
     )
 
 
@@ -150,7 +152,7 @@ def _check_values(out: Path, earlier: Recipe, recipe: Recipe) -> list[str]:
         part, _, name = key.partition(".")
         if before.get(key) == now.get(key) or key in free:
             continue
-        if key in PER_STEP and _tells_samples(out if part == "training" else out / "codec"):
+        if key in PER_STEP and _tells_samples(out / FOLDERS[part]):
             continue
         if name == "steps" and part in LOOPS and now[key] > before[key] and _grows(out, part):
             lines.append(_longer(part, getattr(earlier, part), getattr(recipe, part)))

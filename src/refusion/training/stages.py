@@ -158,7 +158,7 @@ class MeanStage(Stage):
             self.load_best()
             if fabric.is_global_zero:
                 checkpoint.write_weights(self.file, self.ema)
-            fabric.barrier()
+        fabric.barrier()  # of all processes, also of one that came when the file was there
         self.mean.load_state_dict(load_file(self.file))
         return {}
 
