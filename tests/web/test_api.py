@@ -127,6 +127,15 @@ def test_cancelling(served: Served) -> None:
     wait_for(lambda: states(served)[-2:] == ["cancelled", "cancelled"])
 
 
+def test_a_cancelled_job_is_not_begun_again_when_the_worker_ends(served: Served) -> None:
+    deadly, stuck = served.add(b"deadly"), served.add(b"stuck")
+    wait_for(lambda: served.job(stuck)["state"] == "running")
+    served.client.post(f"/api/v1/jobs/{stuck}/cancel")
+    assert served.get(f"jobs/{deadly}/input").status_code == 415  # it ended the worker
+    job = served.job(stuck)
+    assert (job["state"], served.service.record(stuck).starts) == ("cancelled", 1)
+
+
 def test_retry_clears_what_was_and_waits_again(served: Served) -> None:
     id = served.add(b"slow", "a.png", steps=5)
     served.running(id)

@@ -54,12 +54,14 @@ class _Running:
         began: Unix time.
         step: steps done.
         stepped: Unix time of the last of them.
+        unwanted: whether it was cancelled, and is to end.
     """
 
     id: str
     began: float
     step: int = 0
     stepped: float = 0.0
+    unwanted: bool = False
 
 
 class Service:
@@ -325,6 +327,8 @@ class Service:
         if record is None:  # it was deleted meanwhile
             self._running = None
             self.store.discard(running.id)
+        elif running.unwanted:
+            self._finish("cancelled")
         elif ended.source is not None and record.starts < MAX_STARTS:
             self._running = None
             self._put(record.model_copy(update={"state": "waiting"}))
@@ -359,7 +363,8 @@ class Service:
         self.worker.send(Restore(id=record.id, folder=folder, names=record.names, options=record.options))
 
     def _cancel(self, record: Record) -> None:
-        if record.state == "running":
+        if self._running is not None and self._running.id == record.id:
+            self._running.unwanted = True
             self.worker.send(Cancel(id=record.id))
         else:
             self._put(record.model_copy(update={"state": "cancelled", "finished": time.time()}))
