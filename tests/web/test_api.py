@@ -27,7 +27,7 @@ def states(served: Served) -> list[str]:
 
 
 def left_over(folder: Path) -> set[str]:
-    return {path.name for path in (folder / "jobs").iterdir()}
+    return {path.name for path in (folder / "jobs").iterdir() if path.is_dir()}
 
 
 def strays(served: Served) -> list[str]:
@@ -299,7 +299,16 @@ def test_a_second_service_does_not_take_the_folder(served: Served, tmp_path: Pat
 
     with pytest.raises(RefusionError, match="--data"):
         Store(tmp_path / "data")
-    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+
+
+def test_only_the_service_s_own_folder_is_made_private(tmp_path: Path) -> None:
+    from refusion.web.store import Store
+
+    tmp_path.chmod(0o755)
+    Store(tmp_path).close()
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+    assert [path.name for path in tmp_path.iterdir()] == ["jobs"]
+    assert (tmp_path / "jobs").stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize(
@@ -374,7 +383,7 @@ def test_the_name_of_a_file_reaches_no_path_and_no_header(shared: Served, name: 
     assert "\\" not in disposition
 
 
-@pytest.mark.parametrize("id", ["..", "%2e%2e", "..%2fjobs.sqlite", "unknown", "a/b"])
+@pytest.mark.parametrize("id", ["..", "%2e%2e", "jobs.sqlite", "..%2fjobs", "unknown", "a/b"])
 def test_ids_are_no_paths(shared: Served, id: str) -> None:
     for what in ("", "/input", "/result", "/preview", "/steps/1"):
         assert shared.client.get(f"/api/v1/jobs/{id}{what}").status_code in (404, 405), what

@@ -1,6 +1,6 @@
 """Jobs and their files on disk: they survive the end of the service.
 
-    FOLDER/jobs.sqlite     a record for each job
+    FOLDER/jobs/jobs.sqlite    a record for each job
     FOLDER/jobs/ID/        picture, right, mask, guide: as uploaded
                            result.png, result-right.png, uncertainty.png, preview, steps/, views/
 
@@ -99,7 +99,7 @@ class Store:
     It may be made in one thread and used in another one, but not in two at a time.
 
     Args:
-        folder: created if it does not exist, for the owner alone.
+        folder: in which jobs/ is created if it does not exist, for the owner alone.
 
     Raises:
         RefusionError: the folder cannot be used, or another service uses it.
@@ -108,12 +108,11 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder, self._jobs = folder, folder / "jobs"
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder.chmod(0o700)
-            self._jobs.mkdir(mode=0o700, exist_ok=True)
+            self._jobs.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._jobs.chmod(0o700)
         except OSError as error:
             raise RefusionError(f"{folder} cannot be used ({error.strerror}): give another --data") from error
-        self._database, rows = _opened(folder / "jobs.sqlite")
+        self._database, rows = _opened(self._jobs / "jobs.sqlite")
         records = (Record.model_validate_json(row[0]) for row in rows)
         self.records = {record.id: record for record in records}
         self._sizes = {id: size_of(self.folder_of(id)) for id in self.records}
