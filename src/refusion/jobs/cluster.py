@@ -6,6 +6,7 @@ bounded number of jobs is with the workers at any time. When a worker or its mac
 and its jobs are tried again, a few times. The driver keeps nothing: started again, it skips what is done.
 """
 
+import importlib
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -220,7 +221,6 @@ def _reason(error: BaseException) -> str:
 
 def _library() -> ModuleType:
     try:
-        import ray
+        return importlib.import_module("ray")
     except ModuleNotFoundError as error:
         raise RefusionError("the engine ray needs it: pip install 'refusion[ray]'") from error
-    return ray
