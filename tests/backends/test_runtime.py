@@ -16,6 +16,7 @@ from refusion.backends import runtime
 from refusion.backends.graphs import Graph
 from refusion.backends.runtime import with_onnx
 from refusion.errors import CheckpointError, RefusionError
+from refusion.files import user_cache
 from refusion.models import checkpoint
 from refusion.restoring.restorer import Restorer
 from refusion.restoring.tiling import TilingPolicy

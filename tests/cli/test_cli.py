@@ -136,7 +136,7 @@ def test_what_is_tiled_is_said_once(
 
 COMMANDS = {
     *("restore", "train", "evaluate", "doctor", "diffuse", "export", "import", "models", "info"),
-    *("study", "calibrate"),
+    *("study", "calibrate", "serve"),
 }
 
 

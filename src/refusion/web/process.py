@@ -18,6 +18,8 @@ PATIENCE = 60.0
 """Seconds that a request waits for the worker's start, or for the answer to a check."""
 TRIES = 3
 """How often a question is asked while workers end under it that are at something else."""
+GRACE = 2.0
+"""Seconds in which a worker that said its last may end by itself."""
 WAIT = 10
 """Seconds after which a client may ask again."""
 
@@ -163,9 +165,7 @@ class WorkerProcess:
         with contextlib.suppress(ValueError):  # it says what is no report
             while line := await self._process.stdout.readline():
                 self._hear(REPORTS.validate_json(line))
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        status = await self._process.wait()
+        status = await _ended(self._process)
         was_ready = self.is_ready
         self._process = None
         self._is_ready.clear()
@@ -202,6 +202,18 @@ class WorkerProcess:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()  # all that it writes is whole or not at all
             await process.wait()
+
+
+async def _ended(process: asyncio.subprocess.Process) -> int:
+    """Return the status of a process that said its last, and end it if it does not do so itself.
+
+    It is not killed at once: a signal to one that has ended would take its status away.
+    """
+    with contextlib.suppress(TimeoutError):
+        return await asyncio.wait_for(process.wait(), GRACE)
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    return await process.wait()
 
 
 def _reason(status: int) -> str:
