@@ -513,5 +513,5 @@ def test_a_forged_count_of_blocks_is_one_line_in_bounded_time(
     start = time.process_time()
     with pytest.raises(RecipeError, match="more than 500 layers"):
         parse({**SMALLEST, "model": {**SMALLEST["model"], "network": network}}, "test")
-    assert time.process_time() - start < 5
+    assert time.process_time() - start < 20
     assert not torch.nn.modules.module._global_module_registration_hooks

@@ -174,13 +174,13 @@ def make_data(folder: Path, described: Recipe, paired: bool) -> Path:
 def small(described: Recipe, folder: Path) -> Recipe:
     """The same recipe with one block a stage, few channels, small samples and ten steps."""
     values: dict[str, Any] = described.model_dump(mode="json")
-    network = values["model"]["network"]
-    network |= {"width": 8, "middle": 1}
-    network |= {part: [1] * len(network[part]) for part in ("encoder", "decoder")}
+    for network in filter(None, (values["model"]["network"], values["model"]["mean"])):
+        network |= {"width": 8, "middle": 1}
+        network |= {part: [1] * len(network[part]) for part in ("encoder", "decoder")}
     changes: dict[str, Any] = {"data.folder": str(folder), "data.patch": [32, 48]}
     if "width" in values["model"]["codec"]:
         values["model"]["codec"] |= {"width": 8}
-    for loop in ("training", "codec_training"):
+    for loop in ("training", "codec_training", "mean_training"):
         short = {"steps": 10, "batch": 1, "validate_every": 5, "save_every": 5, "workers": 0, "warmup": 2}
         changes |= {f"{loop}.{key}": value for key, value in short.items()}
     changes |= {"codec_training.patch": [32, 32], "codec_training.gate": -99}

@@ -510,6 +510,8 @@ def test_the_list_survives_a_reload_and_the_language_is_remembered(
     expect(page.locator(".row[data-kind=done] .name")).to_have_text(["coffee.jpg"])
     page.get_by_role("button", name="보기: coffee.jpg").first.click()
     expect(page.locator(".pane.left .tag")).to_have_text("전")
+    for image in page.locator("img").all():  # or the page asks for what is gone
+        expect(image).to_have_js_property("complete", True)
     page.keyboard.press("Escape")
     page.get_by_role("button", name="지우기: coffee.jpg").click()
     expect(page.locator(".row")).to_have_count(0)
