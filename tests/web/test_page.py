@@ -481,6 +481,7 @@ def test_a_guide_and_a_texture_are_sent_to_models_that_take_them(
 
     page.route("**/api/v1/models", with_guide)
     page.reload()
+    expect(page.locator(".card")).to_have_count(11, timeout=SOON)
     add(page, photographs["cat.png"])
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="Use a guide file: cat.png").click()
