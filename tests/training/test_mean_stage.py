@@ -31,7 +31,7 @@ MEAN: dict[str, Any] = {
 
 def test_the_mean_is_trained_first_and_kept(pairs: Path, tmp_path: Path) -> None:
     model = train(recipe(pairs, MEAN), tmp_path)
-    trained = load_file(tmp_path / "mean" / module.MEAN)
+    trained = load_file(tmp_path / module.MEAN)
     state = weights(tmp_path)
     restore = refusion.load(model, "cpu")
     assert restore.mean is not None
@@ -133,10 +133,12 @@ def test_holes_are_filled_in_validation_as_in_training(
     seen: list[tuple[Tensor, Tensor]] = []
     measure = module.DiffusionStage._loss
 
-    def spied(self: Any, parts: Any, lq: Tensor, gt: Tensor, guides: Tensor, *rest: Any) -> Tensor:
+    def spied(
+        self: Any, parts: Any, training: Any, lq: Tensor, gt: Tensor, guides: Tensor, *rest: Any
+    ) -> Tensor:
         if not torch.is_grad_enabled():
             seen.append((lq, guides))
-        return measure(self, parts, lq, gt, guides, *rest)
+        return measure(self, parts, training, lq, gt, guides, *rest)
 
     monkeypatch.setattr(module.DiffusionStage, "_loss", spied)
     train(values, tmp_path / "run")

@@ -21,7 +21,7 @@ from refusion.data.degradation import Degradation
 from refusion.data.pairs import Pair
 from refusion.data.stereo import parallax
 from refusion.errors import DataError
-from refusion.imaging.fill import FILLS
+from refusion.imaging.fill import fill_each
 from refusion.imaging.image import Image
 from refusion.imaging.resize import Enlarge, antialiased
 
@@ -157,7 +157,7 @@ class TrainingSamples(Dataset[Sample]):
         gt = (gt.clamp(0, 1) ** exponent * gain).clamp(0, 1)
         if self.fill:
             guides = (guides > 0).float()
-            lq = torch.stack([FILLS[self.fill](z, mask) for z, mask in zip(lq, guides, strict=True)])
+            lq = fill_each(self.fill, lq, guides)
         if rng.random() < self.augment.drop_guide:
             guides = torch.zeros_like(guides)
         return Sample(lq, gt, torch.tensor(condition, dtype=torch.float32), i, guides)

@@ -56,6 +56,14 @@ FILLS: Mapping[str, Callable[[Picture, Mask], Picture]] = {"white": apply_mask, 
 """Fills by name: (picture, mask) -> the picture that a model restores."""
 
 
+def fill_each(
+    name: str, pictures: Float[Tensor, "b 3 h w"], masks: Float[Tensor, "b 1 h w"]
+) -> Float[Tensor, "b 3 h w"]:
+    """Return pictures whose holes are filled, each by its own mask, with a fill of `FILLS`."""
+    fill = FILLS[name]
+    return torch.stack([fill(picture, mask) for picture, mask in zip(pictures, masks, strict=True)])
+
+
 def _hole_levels(holes: Holes) -> list[Tensor]:
     """Return holes at each level; a cell of a coarser level is a hole where all of its four cells are."""
     levels = [holes]

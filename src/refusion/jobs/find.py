@@ -26,8 +26,8 @@ def find(paths: Iterable[str | os.PathLike[str] | Remote]) -> list[Place]:
 
     A file counts whatever its name. A folder stands for the files in it and its subfolders that end in one of
     `READABLE`, or are camera raw by their names if rawpy is installed, and are not hidden, 2.png before
-    10.png. A pattern (`*`, `?`, `[abc]`, `**`) stands for those
-    of all that it matches, for shells that do not expand patterns, as on Windows.
+    10.png. A pattern (`*`, `?`, `[abc]`, `**`) stands for those of all that it matches, for shells that do
+    not expand patterns, as on Windows.
 
     Raises:
         ImageError: one of `paths` does not exist or has no pictures.

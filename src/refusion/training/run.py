@@ -65,9 +65,9 @@ def _train(recipe: Recipe, out: Path, source: Restorer | None, fabric: Fabric, s
             _start_from(restorer.network, source.network)
         if restorer.mean is not None:
             _start_from(restorer.mean, source.network if source.mean is None else source.mean)
-            checkpoint.write_weights(out / "mean" / MEAN, restorer.mean)
+            checkpoint.write_weights(out / MEAN, restorer.mean)
         if source.codec.state_dict():
-            checkpoint.write_weights(out / "codec" / CODEC, source.codec)
+            checkpoint.write_weights(out / CODEC, source.codec)
     metrics: dict[str, float] = {}
     for stage_type in stages(recipe):
         stage = stage_type(restorer, recipe, out, metrics)

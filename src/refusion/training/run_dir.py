@@ -23,8 +23,10 @@ except ModuleNotFoundError:  # Windows has other locks; there two trainings in a
     fcntl = None  # type: ignore[assignment]
 
 RECIPE, DATA, LOCK = "recipe.yaml", "data.sha256", ".lock"
-FOLDERS = {"codec_training": "codec", "mean_training": "mean", "training": "."}
-"""The folders of the stages in that of the run, by the names of their settings."""
+FINISHED = {"codec_training": CODEC, "mean_training": MEAN}
+"""The files that stages leave when they are done, by the names of their settings."""
+FOLDERS = {**{loop: file.parent for loop, file in FINISHED.items()}, "training": Path()}
+"""The folders of the stages in that of the run."""
 LOOPS = tuple(FOLDERS)
 FREE = {
     "task",
@@ -32,8 +34,6 @@ FREE = {
     *(f"{loop}.{key}" for loop in LOOPS for key in ("workers", "keep", "save_every", "precision")),
 }
 """Values that change no weights, or of which `stage.resume` says that they do. So do those of the card."""
-FINISHED = {"codec_training": f"codec/{CODEC}", "mean_training": f"mean/{MEAN}"}
-"""The files that stages leave when they are done."""
 PER_STEP = {f"{loop}.{key}" for loop in LOOPS for key in ("batch", "accumulate")}
 """Values that change no weights if batch x accumulate x processes stays, see `stage.resume`."""
 

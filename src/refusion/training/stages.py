@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from refusion.data.dataset import TrainingSamples
-from refusion.data.pairs import Pair
-from refusion.diffusion.objective import Compare, Loss, diffusion_loss, mean_error, replacing_loss
+from refusion.data.pairs import Pair, Scene
+from refusion.diffusion.objective import diffusion_loss, mean_error, replacing_loss
 from refusion.errors import DataError, RefusionError, printable
 from refusion.evaluation.evaluate import LatentSwapScores, evaluate, mean_scores, perceived, replace_latent
 from refusion.evaluation.perceptual import without_weights
 from refusion.imaging.arrays import from_array
-from refusion.imaging.fill import FILLS
+from refusion.imaging.fill import fill_each
 from refusion.imaging.image import Image
 from refusion.imaging.resize import Enlarge
 from refusion.models import checkpoint
@@ -27,13 +27,14 @@ from refusion.restoring.codec import Codec, Maps, Pictures
 from refusion.restoring.mean import estimated_mean
 from refusion.restoring.restorer import Restorer
 from refusion.training.randomness import StepRandom
-from refusion.training.recipe import Recipe
+from refusion.training.recipe import Recipe, Training
 from refusion.training.stage import Stage
 from refusion.training.stopping import Stop
 
 Condition = Float[Tensor, "scenes conditions"]
 
-CODEC, MEAN = "codec.safetensors", "mean.safetensors"
+CODEC, MEAN = Path("codec", "codec.safetensors"), Path("mean", "mean.safetensors")
+"""What stages leave when they are done, each in its folder, in that of the run."""
 DRAWS = 8
 """Random times and noises with which a flow from a mean is validated on each pair."""
 DIGITS = {"ssim": 4}
@@ -51,15 +52,12 @@ class CodecStage(Stage):
 
     learner: Codec
     ema: Codec
+    file: Path
 
     def __init__(self, restorer: Restorer, recipe: Recipe, out: Path, measured: dict[str, float]) -> None:
-        super().__init__(restorer.codec, recipe.codec_training, recipe, out / "codec")
+        self.file = out / CODEC
+        super().__init__(restorer.codec, recipe.codec_training, recipe, self.file.parent)
         self.codec = restorer.codec
-        self.file = self.out / CODEC
-
-    @property
-    def done(self) -> bool:
-        return self.file.exists()
 
     def samples(self, pairs: Sequence[Pair], scenes: Sequence[Path]) -> TrainingSamples:
         """Return samples that are cropped without a change of scale."""
@@ -124,18 +122,15 @@ class MeanStage(Stage):
 
     learner: Network
     ema: Network
+    file: Path
 
     def __init__(self, restorer: Restorer, recipe: Recipe, out: Path, measured: dict[str, float]) -> None:
         assert restorer.mean is not None
-        super().__init__(restorer.mean.requires_grad_(True), recipe.mean_training, recipe, out / "mean")
+        self.file = out / MEAN
+        super().__init__(restorer.mean.requires_grad_(True), recipe.mean_training, recipe, self.file.parent)
         self.mean, self.codec = restorer.mean, restorer.codec.requires_grad_(False)
         sampling = replace(restorer.sampling, texture=0.0)
         self.restorer = replace(restorer, mean=self.ema, sampling=sampling)
-        self.file = self.out / MEAN
-
-    @property
-    def done(self) -> bool:
-        return self.file.exists()
 
     def samples(self, pairs: Sequence[Pair], scenes: Sequence[Path]) -> TrainingSamples:
         return _checked_samples(self, self.mean, pairs, scenes)
@@ -151,7 +146,7 @@ class MeanStage(Stage):
         return mean_error(estimate, x0, self.recipe.mean_training.loss, _weight(self.recipe, codec, guides))
 
     def measure(self, pair: Pair) -> tuple[dict[str, float], list[Image]]:
-        return _measured(self.restorer.to(next(self.ema.parameters()).device), pair)
+        return _measured(self.restorer.to(next(self.ema.parameters()).device), pair, pair.read())
 
     def finish(self, fabric: Fabric, stop: Stop) -> dict[str, float]:
         """Load the best weights into the mean."""
@@ -204,21 +199,19 @@ class DiffusionStage(Stage):
     def loss(
         self, lq: Pictures, gt: Pictures, guides: Maps, condition: Condition, random: StepRandom
     ) -> Float[Tensor, ""]:
-        training = self.recipe.training
-        return self._loss(self.learner, lq, gt, guides, condition, random, training.compare, training.loss)
+        return self._loss(self.learner, self.recipe.training, lq, gt, guides, condition, random)
 
     def _loss(
         self,
         parts: Parts,
+        training: Training,
         lq: Pictures,
         gt: Pictures,
         guides: Maps,
         condition: Condition,
         random: StepRandom,
-        compare: Compare,
-        loss: Loss,
     ) -> Float[Tensor, ""]:
-        """Return the loss of weights that are trained or averaged."""
+        """Return the loss of weights that are trained or averaged, by settings of a training."""
         sde, network, codec = self.restorer.sde, parts.network, parts.codec
         mu, features, size = codec.encode(lq)
         x0 = codec.encode(gt).mu
@@ -231,7 +224,7 @@ class DiffusionStage(Stage):
                 mu = estimated_mean(parts.mean, sde, codec, mu, seen, condition)
             seen = codec.with_guides(mu, guides)
         t = random.integers(1, sde.steps + 1)
-        t = torch.where(random.uniform() < self.recipe.training.p_terminal, sde.steps, t)
+        t = torch.where(random.uniform() < training.p_terminal, sde.steps, t)
         noise = random.normal(mu.shape[1:])
         t = t.repeat_interleave(views, 0)
         noise = noise.repeat_interleave(views, 0)
@@ -243,38 +236,39 @@ class DiffusionStage(Stage):
             mu,
             t,
             noise,
-            compare,
+            training.compare,
             lambda state: codec.decode(state, features, size),
             gt,
-            loss,
-            _weight(self.recipe, codec, guides, compare == "picture"),
+            training.loss,
+            _weight(self.recipe, codec, guides, training.compare == "picture"),
         )
 
     def measure(self, pair: Pair) -> tuple[dict[str, float], list[Image]]:
-        scores, shown = _measured(self.restorer, pair)
+        scene = pair.read()
+        scores, shown = _measured(self.restorer, pair, scene)
         if self.ema.mean is not None:
-            scores["denoising_psnr"] = self._denoising_psnr(pair)
+            scores["denoising_psnr"] = self._denoising_psnr(scene)
         return scores, shown
 
     @torch.inference_mode()
-    def _denoising_psnr(self, pair: Pair) -> float:
+    def _denoising_psnr(self, scene: Scene) -> float:
         """Return the PSNR of estimates of x_0 from x_t at `DRAWS` random times, in the middle of a pair."""
-        scene, device, enlarge = pair.read(), self.restorer.device, self.recipe.model.enlarge
+        device, enlarge = self.restorer.device, self.recipe.model.enlarge
         lq, gt = (torch.stack([z.tensor() for z in images]) for images in (scene.lq, scene.gt))
         guides = torch.zeros(len(gt), self.recipe.model.guides, *gt.shape[-2:])
         if scene.guides is not None and self.recipe.model.guides:
             guides = enlarge(scene.guides)
         if self.recipe.model.fill:
             guides = (guides > 0).float()
-            fill = FILLS[self.recipe.model.fill]
-            lq = torch.stack([fill(z, mask) for z, mask in zip(lq, guides, strict=True)])
+            lq = fill_each(self.recipe.model.fill, lq, guides)
         lq, gt, guides = (
             _middle(z, self.recipe.data.patch).to(device).repeat(DRAWS, 1, 1, 1)
             for z in (enlarge(lq), gt, guides)
         )
         condition = torch.tensor(scene.condition, device=device).expand(DRAWS, -1)
         random = StepRandom(torch.Generator(device).manual_seed(0), device, DRAWS, 0, DRAWS)
-        return -10 * float(self._loss(self.ema, lq, gt, guides, condition, random, "picture", "psnr"))
+        training = self.recipe.training.model_copy(update={"compare": "picture", "loss": "psnr"})
+        return -10 * float(self._loss(self.ema, training, lq, gt, guides, condition, random))
 
     def release(self, scores: dict[str, float]) -> None:
         validation = {f"val_{name}": round(score, DIGITS.get(name, 2)) for name, score in scores.items()}
@@ -285,14 +279,15 @@ class DiffusionStage(Stage):
         checkpoint.save(file, self.restorer, spec, card, self.recipe.provenance(), dtype)
 
 
-def stages(recipe: Recipe) -> list[type[CodecStage] | type[MeanStage] | type[DiffusionStage]]:
+StageType = type[CodecStage] | type[MeanStage] | type[DiffusionStage]
+
+
+def stages(recipe: Recipe) -> list[StageType]:
     """Return the stages of a recipe in order."""
-    chosen: list[type[CodecStage] | type[MeanStage] | type[DiffusionStage]] = [DiffusionStage]
-    if recipe.model.mean is not None:
-        chosen.insert(0, MeanStage)
-    if any(True for _ in recipe.model.outline.codec.parameters()):
-        chosen.insert(0, CodecStage)
-    return chosen
+    has_weights = any(True for _ in recipe.model.outline.codec.parameters())
+    first: list[StageType] = [CodecStage] if has_weights else []
+    between: list[StageType] = [] if recipe.model.mean is None else [MeanStage]
+    return [*first, *between, DiffusionStage]
 
 
 def _checked_samples(
@@ -333,18 +328,22 @@ def _weight(recipe: Recipe, codec: Codec, guides: Maps, of_pictures: bool = Fals
     return codec.encode_guides(guides).repeat(1, codec.channels // codec.map_channels, 1, 1)
 
 
-def _measured(restorer: Restorer, pair: Pair) -> tuple[dict[str, float], list[Image]]:
+def _measured(restorer: Restorer, pair: Pair, scene: Scene) -> tuple[dict[str, float], list[Image]]:
     """Return the scores of a restored pair, and its degraded, restored and clean picture.
 
     They are PSNR, SSIM and the metrics that need no files.
+
+    Args:
+        restorer: of the pair.
+        pair: what is restored.
+        scene: the same, read.
     """
     results = list(evaluate(restorer, [pair], perceptual=without_weights(), precision="32"))
     rows = [row for row, _ in results]
     mean = mean_scores([row.output for row in rows])
     further = {name: float(np.mean(outputs)) for name, (_, outputs) in perceived(rows).items()}
     _, restored = results[0]
-    views = pair.read()
-    shown = [restorer.upscale_input(views.lq[0]), restored, views.gt[0]]
+    shown = [restorer.upscale_input(scene.lq[0]), restored, scene.gt[0]]
     return {"psnr": mean.psnr, "ssim": mean.ssim, **further}, shown
 
 
