@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 import refusion
-from refusion.cli.threads import use_threads
 from refusion.imaging.arrays import from_array
 from refusion.imaging.formats import write
 from refusion.imaging.resize import antialiased
 from refusion.jobs.plan import Job, plan
 from refusion.jobs.run import run
+from refusion.restoring.threads import use_threads
 
 ROWS = (("shadow-removal", 6.0, 6), ("dehazing", 1.0, 8), ("deraining", 1.0, 4))
 ROUNDS = 3

@@ -21,11 +21,11 @@ import torch
 from plain import plain_network, plainly
 
 from refusion.backends.runtime import with_onnx
-from refusion.cli.threads import use_threads
 from refusion.models.checkpoint import load, save
 from refusion.models.spec import Card, ModelSpec
 from refusion.nn.nafnet import ConditionalNAFNet
 from refusion.nn.precision import multiplying, native_precision
+from refusion.restoring.threads import use_threads
 
 BUNDLED = Path(__file__).parents[1] / "src/refusion/models"
 MODELS = sorted(path.stem for path in BUNDLED.glob("*.safetensors"))

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from refusion.cli import measuring, models, restoring, studying, training
-from refusion.cli.threads import use_threads
 from refusion.restoring import cgroups
+from refusion.restoring.threads import use_threads
 
 
 @pytest.fixture(autouse=True)

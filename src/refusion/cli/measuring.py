@@ -8,8 +8,9 @@ from cyclopts import Parameter
 
 from refusion.cli.console import bar, complain, say
 from refusion.cli.flags import Device, SamplingFlags
-from refusion.cli.threads import Threads, use_threads
+from refusion.cli.threads import Threads
 from refusion.cli.training import degradation_name
+from refusion.restoring.threads import use_threads
 
 if TYPE_CHECKING:
     from refusion.errors import Notice, RefusionError

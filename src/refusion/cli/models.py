@@ -8,7 +8,8 @@ from cyclopts import Parameter
 
 from refusion.cli.console import say
 from refusion.cli.flags import Out, PublishedOverrides
-from refusion.cli.threads import Threads, use_threads
+from refusion.cli.threads import Threads
+from refusion.restoring.threads import use_threads
 
 if TYPE_CHECKING:
     from refusion.models.spec import Card

@@ -12,7 +12,8 @@ from cyclopts import Parameter
 from refusion.cli.console import bar, complain, meter, say
 from refusion.cli.flags import Backend, Device, ManyFlags, Out, OutputFlags, SamplingFlags
 from refusion.cli.pipes import Files, files_of
-from refusion.cli.threads import Threads, use_threads
+from refusion.cli.threads import Threads
+from refusion.restoring.threads import use_threads
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from refusion.cli.console import say
 from refusion.cli.flags import Device
 from refusion.errors import RefusionError
+from refusion.restoring.threads import check_threads
 
 UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0}
 Token = Annotated[str | None, Parameter(env_var="REFUSION_TOKEN")]
@@ -58,8 +59,7 @@ def serve(
     from refusion.web.service import Settings
     from refusion.web.store import Keeping
 
-    if threads is not None and threads < 1:
-        raise ValueError(f"--threads is {threads}: give at least 1")
+    check_threads(threads)
     for name, value in (("max-pixels", max_pixels), ("max-bytes", max_bytes), ("max-waiting", max_waiting)):
         if value < 1:
             raise ValueError(f"--{name} is {value}: give at least 1")

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from refusion.cli.console import say
-from refusion.cli.threads import Threads, use_threads
+from refusion.cli.threads import Threads
 from refusion.errors import RefusionError, printable
+from refusion.restoring.threads import use_threads
 
 if TYPE_CHECKING:
     from refusion.study.plan import Study

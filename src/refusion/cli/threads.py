@@ -4,10 +4,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from refusion.restoring.threads import use_threads
-
-__all__ = ["Threads", "use_threads"]
-
 Threads = Annotated[
     int | None,
     Parameter(help="Threads of each process; by default one for each core that it may use."),

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from refusion.cli.console import complain, meter, say
-from refusion.cli.threads import Threads, use_threads
+from refusion.cli.threads import Threads
 from refusion.errors import DataError, RefusionError
+from refusion.restoring.threads import use_threads
 
 if TYPE_CHECKING:
     from refusion.data.inspection import Finding

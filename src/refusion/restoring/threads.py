@@ -12,8 +12,7 @@ def use_threads(count: int | None) -> None:
     Raises:
         ValueError: the count is below 1.
     """
-    if count is not None and count < 1:
-        raise ValueError(f"--threads is {count}: give at least 1")
+    check_threads(count)
     import torch
 
     from refusion.restoring.cgroups import cores
@@ -24,3 +23,13 @@ def use_threads(count: int | None) -> None:
         torch.set_num_threads(count or cores())
     if count is not None or "VIPS_CONCURRENCY" not in os.environ:
         os.environ["VIPS_CONCURRENCY"] = str(torch.get_num_threads())
+
+
+def check_threads(count: int | None) -> None:
+    """Check a number of threads.
+
+    Raises:
+        ValueError: it is below 1.
+    """
+    if count is not None and count < 1:
+        raise ValueError(f"--threads is {count}: give at least 1")

@@ -13,8 +13,9 @@ from refusion.imaging.lens import LENSES
 from refusion.web.listeners import Event, Events, Listeners
 from refusion.web.messages import Cancel, Check, Failed, Ready, Report, Restore, Restored, Stepped, Stopped
 from refusion.web.process import WAIT, Ended, Words, WorkerProcess
+from refusion.web.progress import Running, describe
 from refusion.web.refusal import Refusal
-from refusion.web.schema import Has, Job, JobOptions, Jobs, Model, QueueState, ServiceState
+from refusion.web.schema import Job, JobOptions, Jobs, Model, QueueState, ServiceState
 from refusion.web.store import Keeping, Record, Store, share_files
 from refusion.web.views import Views
 
@@ -45,25 +46,6 @@ class Settings:
     page: Path = Path(__file__).parent / "page"
 
 
-@dataclass
-class _Running:
-    """The job that is being restored.
-
-    Args:
-        id: of the job.
-        began: Unix time.
-        step: steps done.
-        stepped: Unix time of the last of them.
-        unwanted: whether it was cancelled, and is to end.
-    """
-
-    id: str
-    began: float
-    step: int = 0
-    stepped: float = 0.0
-    unwanted: bool = False
-
-
 class Service:
     """The jobs of a store, restored one by one by a worker.
 
@@ -78,7 +60,7 @@ class Service:
         self.worker = WorkerProcess(words, self._on_report, self._on_end)
         self._views = Views(self.worker)
         self._listeners = Listeners()
-        self._running: _Running | None = None
+        self._running: Running | None = None
         self._handlers: dict[str, Callable[[Any], None]] = {
             "ready": self._on_ready,
             "stepped": self._on_stepped,
@@ -357,7 +339,7 @@ class Service:
         if self._running is not None or not self.worker.is_ready or not waiting:
             return
         record, now = waiting[0], time.time()
-        self._running = _Running(record.id, now, stepped=now)
+        self._running = Running(record.id, now, stepped=now)
         self._put(record.model_copy(update={"state": "running", "starts": record.starts + 1}))
         folder = str(self.store.folder_of(record.id))
         self.worker.send(Restore(id=record.id, folder=folder, names=record.names, options=record.options))
@@ -395,29 +377,7 @@ class Service:
 
     def _job(self, record: Record, positions: Mapping[str, int]) -> Job:
         running = self._running if self._running and self._running.id == record.id else None
-        done = record.state == "done"
-        return Job(
-            id=record.id,
-            name=record.names["picture"],
-            batch=record.options.batch,
-            state=record.state,
-            position=positions.get(record.id),
-            step=running.step if running else record.steps if done else 0,
-            steps=record.steps,
-            seconds=time.time() - running.began if running else record.seconds,
-            seconds_left=_seconds_left(running, record.steps) if running else None,
-            error=record.error or None,
-            notices=record.notices,
-            width=record.width,
-            height=record.height,
-            megapixels=record.megapixels,
-            created=record.created,
-            options=record.options,
-            has=Has(
-                result=done, uncertainty=record.uncertainty, steps=record.kept, mask="mask" in record.names
-            ),
-            previews=record.previews,
-        )
+        return describe(record, positions.get(record.id), running)
 
     # What is too old.
 
@@ -430,11 +390,3 @@ class Service:
         """Delete the jobs that are too old, or too many for the disk."""
         for id in self.store.expired(self.settings.keeping, time.time()):
             self.delete(id)
-
-
-def _seconds_left(running: _Running, steps: int) -> float | None:
-    """Return the seconds that the job still takes, by its steps so far."""
-    if not running.step:
-        return None
-    pace = (running.stepped - running.began) / running.step
-    return max(0.0, running.stepped + pace * (steps - running.step) - time.time())
