@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,6 +155,15 @@ def test_data_goes_to_the_folder_for_data(monkeypatch: pytest.MonkeyPatch) -> No
     assert default_folder() == Path.home() / ".local/share/refusion"
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """SIGINT raises, also in a process whose parent had it ignored, as a shell does in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_the_page_is_opened_when_the_service_is_there(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -166,11 +174,9 @@ def test_the_page_is_opened_when_the_service_is_there(
     from refusion.web.service import Settings
 
     opened: list[str] = []
-    done = threading.Event()
 
     def browse(address: str) -> bool:
         opened.append(httpx2.get(f"{address}api/v1/models").json()[0]["name"])
-        done.set()
         os.kill(os.getpid(), signal.SIGINT)
         return True
 
