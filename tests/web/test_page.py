@@ -270,6 +270,23 @@ def test_progress_is_told_one_is_cancelled_and_tried_again_and_then_all(
     expect(page.locator(".row")).to_have_count(0)
 
 
+def test_pictures_that_come_before_the_service_is_ready_wait_for_it(
+    opened: Open, photographs: dict[str, Path]
+) -> None:
+    page = opened()
+    asked: list[Route] = []
+    page.route("**/api/v1/service", lambda route: asked.append(route))  # not answered yet
+    page.reload()
+    expect(page.locator("#choose-files")).to_have_text("Choose pictures")
+    add(page, photographs["cat.png"])
+    expect(page.locator(".card")).to_have_count(0)
+    expect(page.locator("#passed-over")).to_be_empty()
+    for route in asked:
+        route.continue_()
+    expect(row(page, "cat.png")).to_be_visible()
+    expect(page.locator("#passed-over")).to_be_empty()
+
+
 def test_a_file_that_is_no_picture_is_told_beside_it(
     opened: Open, photographs: dict[str, Path], tmp_path: Path
 ) -> None:

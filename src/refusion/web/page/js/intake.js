@@ -5,8 +5,16 @@ import { t } from "./i18n.js";
 import { addItems } from "./items.js";
 import { state } from "./state.js";
 
-/** Make the page take pictures. */
-export function startIntake() {
+/**
+ * Make the page take pictures.
+ *
+ * @param {Promise<void>} known fulfilled when the service has told what it reads; what comes before waits for that
+ */
+export function startIntake(known) {
+  const take = async (/** @type {File[]} */ files) => {
+    await known;
+    add(files);
+  };
   const [files, folder] = [byId("files"), byId("folder")];
   byId("choose-files").addEventListener("click", () => files.click());
   byId("choose-folder").addEventListener("click", () => folder.click());
@@ -20,10 +28,10 @@ export function startIntake() {
     const pasted = [...(event.clipboardData?.files ?? [])];
     if (pasted.length) take(pasted);
   });
-  startDropping();
+  startDropping(take);
 }
 
-function startDropping() {
+function startDropping(/** @type {(files: File[]) => void} */ take) {
   const veil = element("div", { className: "veil", hidden: true });
   document.body.append(veil);
   const carriesFiles = (/** @type {DragEvent} */ event) => event.dataTransfer?.types.includes("Files");
@@ -67,7 +75,7 @@ async function filesOf(/** @type {any} */ entry) {
 }
 
 /** Add what can be read, and say what cannot. */
-function take(/** @type {File[]} */ files) {
+function add(/** @type {File[]} */ files) {
   const visible = files.filter((file) => !file.name.startsWith("."));
   const readable = visible.filter((file) => formats().includes(suffix(file)));
   const small = readable.filter((file) => file.size <= largest());
@@ -85,8 +93,8 @@ function complaint(/** @type {File[]} */ all, /** @type {File[]} */ readable, /*
   return lines.join(" ");
 }
 
-const formats = () => state.service?.formats ?? [];
-const largest = () => state.service?.max_bytes ?? Infinity;
+const formats = () => state.service.formats;
+const largest = () => state.service.max_bytes;
 
 function suffix(/** @type {File} */ file) {
   return /\.[^.]+$/.exec(file.name)?.[0].toLowerCase() ?? "";

@@ -52,12 +52,13 @@ const actions = {
 
 async function start() {
   await useLanguage(preferredLanguage());
-  startIntake();
+  const known = learnModels();
+  startIntake(known);
   startBrush();
   startWalk();
   startViewer({ whole, paintAgain });
   wireButtons();
-  await learnModels();
+  await known;
   byId("starting").hidden = true;
   state.model = state.service.models_default ?? state.models[0]?.name ?? "";
   fillLenses();
