@@ -531,6 +531,11 @@ def test_what_is_released_tells_no_folder_and_its_card_once(pairs: Path, tmp_pat
     assert header.card.metrics["psnr"] == 30.5
 
 
+def test_validation_measures_without_perceptual_metrics_if_told_so(pairs: Path, tmp_path: Path) -> None:
+    described = recipe(pairs, training__steps=1, training__perceptual=False)
+    assert read_header(train(described, tmp_path)).card.metrics.keys() == {"val_psnr", "val_ssim"}
+
+
 # ---- a codec with weights
 
 

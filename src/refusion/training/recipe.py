@@ -74,6 +74,8 @@ class Loop(Settings):
         precision: in which the network multiplies: "32", "bf16" for mixed precision, or "auto", which is
             "bf16" where the device has instructions for it.
         validate_every: optimizer steps between validations, at least 2; `steps` is a multiple of it.
+        perceptual: whether validation measures the perceptual metrics without weights, too. They take several
+            times as long as PSNR and SSIM.
         save_every: optimizer steps between checkpoints to resume from.
         keep: how many of the best checkpoints are kept.
         rollback_drop_db: fall of the validation PSNR in dB below its best at which the run is rolled back to
@@ -98,6 +100,7 @@ class Loop(Settings):
     ema: Fractional = 0.995
     precision: Annotated[Literal["auto", "32", "bf16"], BeforeValidator(_text_of_32)] = "auto"
     validate_every: Annotated[int, Field(ge=2)] = 1000
+    perceptual: bool = True
     save_every: PositiveInt = 500
     keep: PositiveInt = 2
     rollback_drop_db: Annotated[float, Field(gt=0)] = 3.0

@@ -31,7 +31,11 @@ LOOPS = tuple(FOLDERS)
 FREE = {
     "task",
     "codec_training.gate",
-    *(f"{loop}.{key}" for loop in LOOPS for key in ("workers", "keep", "save_every", "precision")),
+    *(
+        f"{loop}.{key}"
+        for loop in LOOPS
+        for key in ("workers", "keep", "save_every", "perceptual", "precision")
+    ),
 }
 """Values that change no weights, or of which `stage.resume` says that they do. So do those of the card."""
 PER_STEP = {f"{loop}.{key}" for loop in LOOPS for key in ("batch", "accumulate")}

@@ -16,7 +16,7 @@ from refusion.data.pairs import Pair, Scene
 from refusion.diffusion.objective import diffusion_loss, mean_error, replacing_loss
 from refusion.errors import DataError, RefusionError, printable
 from refusion.evaluation.evaluate import LatentSwapScores, evaluate, mean_scores, perceived, replace_latent
-from refusion.evaluation.perceptual import without_weights
+from refusion.evaluation.perceptual import Perceptual, without_weights
 from refusion.imaging.arrays import from_array
 from refusion.imaging.fill import fill_each
 from refusion.imaging.image import Image
@@ -27,7 +27,7 @@ from refusion.restoring.codec import Codec, Maps, Pictures
 from refusion.restoring.mean import estimated_mean
 from refusion.restoring.restorer import Restorer
 from refusion.training.randomness import StepRandom
-from refusion.training.recipe import Recipe, Training
+from refusion.training.recipe import Loop, Recipe, Training
 from refusion.training.stage import Stage
 from refusion.training.stopping import Stop
 
@@ -146,7 +146,7 @@ class MeanStage(Stage):
         return mean_error(estimate, x0, self.recipe.mean_training.loss, _weight(self.recipe, codec, guides))
 
     def measure(self, pair: Pair) -> tuple[dict[str, float], list[Image]]:
-        return _measured(self.restorer.to(next(self.ema.parameters()).device), pair, pair.read())
+        return _measured(self.restorer.to(next(self.ema.parameters()).device), pair, pair.read(), self.loop)
 
     def finish(self, fabric: Fabric, stop: Stop) -> dict[str, float]:
         """Load the best weights into the mean."""
@@ -245,7 +245,7 @@ class DiffusionStage(Stage):
 
     def measure(self, pair: Pair) -> tuple[dict[str, float], list[Image]]:
         scene = pair.read()
-        scores, shown = _measured(self.restorer, pair, scene)
+        scores, shown = _measured(self.restorer, pair, scene, self.loop)
         if self.ema.mean is not None:
             scores["denoising_psnr"] = self._denoising_psnr(scene)
         return scores, shown
@@ -328,17 +328,21 @@ def _weight(recipe: Recipe, codec: Codec, guides: Maps, of_pictures: bool = Fals
     return codec.encode_guides(guides).repeat(1, codec.channels // codec.map_channels, 1, 1)
 
 
-def _measured(restorer: Restorer, pair: Pair, scene: Scene) -> tuple[dict[str, float], list[Image]]:
+def _measured(
+    restorer: Restorer, pair: Pair, scene: Scene, loop: Loop
+) -> tuple[dict[str, float], list[Image]]:
     """Return the scores of a restored pair, and its degraded, restored and clean picture.
 
-    They are PSNR, SSIM and the metrics that need no files.
+    They are PSNR, SSIM and, if the loop's settings say so, the metrics that need no files.
 
     Args:
         restorer: of the pair.
         pair: what is restored.
         scene: the same, read.
+        loop: settings of the loop.
     """
-    results = list(evaluate(restorer, [pair], perceptual=without_weights(), precision="32"))
+    perceptual = without_weights() if loop.perceptual else Perceptual()
+    results = list(evaluate(restorer, [pair], perceptual=perceptual, precision="32"))
     rows = [row for row, _ in results]
     mean = mean_scores([row.output for row in rows])
     further = {name: float(np.mean(outputs)) for name, (_, outputs) in perceived(rows).items()}
