@@ -307,6 +307,20 @@ def test_a_network_with_guides_goes_on_from_what_was_learnt_without(pairs: Path,
         train(recipe(pairs, training__steps=1), tmp_path / "back", tmp_path / "with" / "model.safetensors")
 
 
+def test_a_deeper_network_goes_on_from_what_a_shallower_one_has_learnt(pairs: Path, tmp_path: Path) -> None:
+    model = train(recipe(pairs), tmp_path / "shallow")
+    rates = {"training__learning_rate": 1e-12, "training__final_learning_rate": 0, "training__steps": 1}
+    depths = {"model__network__encoder": (3,), "model__network__middle": 2, "model__network__decoder": (2,)}
+    grown = refusion.load(train(recipe(pairs, **depths, **rates), tmp_path / "deep", model))
+    lq = refusion.read(pairs / "val" / "lq" / "0.png")
+    np.testing.assert_allclose(grown(lq).pixels, refusion.load(model)(lq).pixels, atol=1e-6)
+    with pytest.raises(RecipeError, match=r"network of .*middle=2.*middle=1"):
+        train(recipe(pairs, training__steps=1), tmp_path / "back", tmp_path / "deep" / "model.safetensors")
+    levels = recipe(pairs, training__steps=1, model__network__encoder=(1, 1), model__network__decoder=(1, 1))
+    with pytest.raises(RecipeError, match=r"encoder=\(1,\).*encoder=\(1, 1\)"):
+        train(levels, tmp_path / "levels", model)
+
+
 @pytest.mark.parametrize(
     ("part", "change"),
     [

@@ -1,6 +1,7 @@
 """Training by a recipe: its stages run one after another in one folder."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -78,23 +79,24 @@ def _train(recipe: Recipe, out: Path, source: Restorer | None, fabric: Fabric, s
 
 
 def _start_from(network: Network, source: Network) -> None:
-    """Load the weights of a network; what it lacks starts at zero.
+    """Load the weights of a network; what it lacks starts without effect.
 
     A network of single views lacks the attention between two views, one without guides the weights of the
-    first convolution for them.
+    first convolution for them, and a shallower one some blocks.
     """
     weights = source.state_dict()
     for name, weight in network.state_dict().items():
         lacking = weight.shape[1] - weights[name].shape[1] if name in weights and weight.ndim > 1 else 0
         if lacking:
             weights[name] = F.pad(weights[name], (0, 0, 0, 0, 0, lacking))
-    network.load_state_dict(weights, strict=source.num_views == network.num_views)
+    rest = network.load_state_dict(weights, strict=False)
+    assert not rest.unexpected_keys, rest
 
 
 def _fine_tuned(recipe: Recipe, start: str | Path) -> Restorer:
     """Load the model to fine-tune, which must have the recipe's specification; but a network of two views may
-    start from one of single views, and one with guides from one without, and a model of one step may be the
-    mean of one that has a mean."""
+    start from one of single views, one with guides from one without, and a deeper one from one with fewer
+    blocks, and a model of one step may be the mean of one that has a mean."""
     header = checkpoint.read_header(checkpoint.resolve(start))
     spec = header.spec
     if recipe.model.mean is not None and spec.mean is None:
@@ -105,13 +107,28 @@ def _fine_tuned(recipe: Recipe, start: str | Path) -> Restorer:
         was, now = getattr(spec, part), getattr(recipe.model, becomes)
         if now is None and was is not None:
             raise RecipeError(f"{start} has a {part}, and the recipe none: fine-tuning changes neither")
-        expected = now
-        if getattr(was, "stereo", None) is False and getattr(now, "stereo", None) is True:
-            expected = now.model_copy(update={"stereo": False, "downscale": was.downscale})
-        if getattr(was, "guides", None) == 0:
-            expected = expected.model_copy(update={"guides": 0})
-        if was != expected:
+        if was != now and was != _as_source(now, was):
             raise RecipeError(
                 f"{part} of {start} is {was}, {becomes} of the recipe {now}: fine-tuning changes neither"
             )
     return checkpoint.load(header, "cpu")
+
+
+def _as_source(now: Any, was: Any) -> Any:
+    """Return the settings of a part, but for what the part that it starts from may lack."""
+    changes: dict[str, object] = {}
+    if getattr(was, "stereo", None) is False and getattr(now, "stereo", None) is True:
+        changes |= {"stereo": False, "downscale": was.downscale}
+    if getattr(was, "guides", None) == 0:
+        changes["guides"] = 0
+    if getattr(was, "name", None) == "ConditionalNAFNet" and _grows(was, now):
+        changes |= {"encoder": was.encoder, "middle": was.middle, "decoder": was.decoder}
+    return now.model_copy(update=changes)
+
+
+def _grows(was: Any, now: Any) -> bool:
+    """Return whether a NAFNet has the levels of the one that it starts from, and no fewer blocks in any."""
+    if now.name != was.name or len(now.encoder) != len(was.encoder):
+        return False
+    before, after = ((*net.encoder, net.middle, *net.decoder) for net in (was, now))
+    return all(a <= b for a, b in zip(before, after, strict=True))
