@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from plain import plain_network, plainly
 
+from refusion.allocator import keep_freed_memory
 from refusion.backends.runtime import with_onnx
 from refusion.models.checkpoint import load, save
 from refusion.models.spec import Card, ModelSpec
@@ -39,6 +40,7 @@ Measured = tuple[float, float, float]
 
 def restored(model: str, megapixels: float) -> None:
     """Restore one picture and print what it took."""
+    keep_freed_memory()
     use_threads(None)
     import numpy as np
 

@@ -9,6 +9,8 @@ import signal
 import sys
 from types import FrameType
 
+from refusion.allocator import keep_freed_memory
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -18,6 +20,7 @@ def main() -> None:
     # Threads that wait for each other asleep, not in a loop: beside another program that takes a core, loops
     # made two threads several times slower than one.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
     try:
         from refusion.cli import main as run
 

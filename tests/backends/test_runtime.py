@@ -90,6 +90,7 @@ def largest_difference(one: Restorer, other: Restorer, policy: TilingPolicy, siz
     return max(float(np.abs(a.pixels - b.pixels).max()) for a, b in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("policy", [TilingPolicy(), TILED], ids=["whole", "tiles"])
 def test_means_and_features_are_handed_on_as_with_torch(

@@ -93,6 +93,7 @@ def test_a_dry_run_prints_recipe_and_cost(run: Run) -> None:
     assert list(Path().iterdir()) == [Path("tiny.yaml")]
 
 
+@pytest.mark.slow
 def test_a_bundled_recipe_is_known_by_name(run: Run) -> None:
     bundled = RECIPES / "super-resolution.yaml"
     by_name = run("train", "super-resolution", "--dry-run")

@@ -290,6 +290,7 @@ def test_the_front_is_sharp_through_every_lens_and_gives_the_background_nothing(
     assert lowest > 20
 
 
+@pytest.mark.slow
 def test_at_f16_the_picture_is_nearly_the_composition() -> None:
     clean = photograph(skimage.data.astronaut()[:192, 100:292])
     for seed in range(40):

@@ -52,6 +52,7 @@ def same(a: Sample, b: Sample) -> bool:
 # ---- laws of the samples
 
 
+@pytest.mark.slow
 def test_a_sample_does_not_depend_on_what_is_kept_in_memory(five: list[Pair]) -> None:
     def made(cache_bytes: int) -> TrainingSamples:
         scenes = [*five[0].gt, *five[1].gt]
@@ -63,6 +64,7 @@ def test_a_sample_does_not_depend_on_what_is_kept_in_memory(five: list[Pair]) ->
     assert read.cache.free == 0 < kept.cache.free < 10**6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [EVERYTHING, HAZY], ids=["everything", "hazy"])
 def test_a_sample_is_a_function_of_the_seed_and_its_number(five: list[Pair], how: Augment) -> None:
     def made(seed: int) -> TrainingSamples:
@@ -150,6 +152,7 @@ def test_a_batch_collates(five: list[Pair]) -> None:
 # ---- augmentation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [EVERYTHING, HAZY], ids=["everything", "hazy"])
 @given(st.integers(0, 30))
 @example(0)
@@ -166,6 +169,7 @@ def drawn(pairs: list[Pair], how: Augment, count: int = 40, scenes: tuple[Path, 
     return np.array([[z[0].mean((1, 2)).numpy() for z in samples[i][:2]] for i in range(count)])
 
 
+@pytest.mark.slow
 def test_exposure_and_tint_are_alike_for_both_pictures(place: Place) -> None:
     pairs = [flat(place, "a", 0.25, 0.5)]
     exposed = drawn(pairs, Augment(exposure=0.2))
@@ -180,6 +184,7 @@ def test_exposure_and_tint_are_alike_for_both_pictures(place: Place) -> None:
     assert (tinted.std(1) > 1e-3).all()
 
 
+@pytest.mark.slow
 def test_gamma_is_alike_for_both_pictures(place: Place) -> None:
     changed = drawn([flat(place, "a", 0.25, 0.5)], Augment(gamma=0.2))[..., 0]
     exponents = np.log(changed) / np.log([0.25, 0.5])
@@ -188,6 +193,7 @@ def test_gamma_is_alike_for_both_pictures(place: Place) -> None:
     assert 1.1 < exponents.max() < 1.21
 
 
+@pytest.mark.slow
 def test_strength_makes_the_degradation_weaker_or_stronger(place: Place) -> None:
     changed = drawn([flat(place, "a", 0.25, 0.5)], Augment(strength=1.0))[..., 0]
     np.testing.assert_allclose(changed[:, 1], 0.5, atol=1e-4)
@@ -196,6 +202,7 @@ def test_strength_makes_the_degradation_weaker_or_stronger(place: Place) -> None
     assert 1.1 < powers.max() < 1.31
 
 
+@pytest.mark.slow
 def test_clean_samples_have_nothing_to_restore(place: Place) -> None:
     colours = drawn([flat(place, "a", 0.25, 0.5)], Augment(clean=1.0))
     np.testing.assert_allclose(colours, 0.5, atol=1e-4)

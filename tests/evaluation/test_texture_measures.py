@@ -93,6 +93,7 @@ def test_equal_pictures_are_so_at_any_size(build: Callable[[], nn.Module], size:
     assert bool(build()(grey, 1 - grey).isfinite().all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", MODULES)
 def test_a_batch_is_measured_one_by_one_and_always_alike(build: Callable[[], nn.Module]) -> None:
     clean = torch.cat([photo(), grains(0)])
@@ -198,6 +199,7 @@ def test_the_distance_of_a_shift_of_all_colours_is_that_of_its_projections() -> 
     assert float(SlicedWasserstein()(noise + shift, noise)) == pytest.approx(1000 * float(expected), rel=0.1)
 
 
+@pytest.mark.slow
 def test_sets_are_compared_as_sets() -> None:
     """In any order, of any sizes; a picture whose like is elsewhere in the other set is not missed."""
     pictures = [photo(), grains(0), photo()[..., :100, :130]]

@@ -82,6 +82,7 @@ def test_a_scale_is_found_and_holds_on_other_pictures(place: Place, model: Resto
     assert found.after == pytest.approx(0.683, abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("normal_errors")
 def test_the_memory_does_not_grow_with_the_pictures(place: Place, model: Restorer) -> None:
     pairs = make_pairs(place, [(200, 200)] * 2)

@@ -94,6 +94,7 @@ def test_every_kind_of_picture_is_an_image() -> None:
     assert "(3, 24, 40)" in said(as_image, RGB.transpose(2, 0, 1))
 
 
+@pytest.mark.slow
 def test_pil_is_not_imported() -> None:
     code = "import sys, refusion.imaging.arrays, refusion.imaging.formats; sys.exit('PIL' in sys.modules)"
     path = os.pathsep.join(entry for entry in sys.path if entry)

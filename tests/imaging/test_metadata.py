@@ -246,6 +246,7 @@ def test_a_gain_map_is_told_and_its_promise_dropped() -> None:
 # ---- damaged and odd metadata
 
 
+@pytest.mark.slow
 def test_damaged_exif_never_costs_the_picture() -> None:
     exif, rng = camera_exif(6), np.random.default_rng(0)
     for number in range(24):

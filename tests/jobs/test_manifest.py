@@ -126,6 +126,7 @@ def test_shares_of_folders_and_manifests_are_partitions_whatever_is_done() -> No
         assert [str(job.sources[0]) for job in shares[0].pending().jobs] == found[0][1:]
 
 
+@pytest.mark.slow
 def test_many_names_take_no_memory() -> None:
     with Path("list.txt").open("w") as file:
         file.writelines(f"photos/{i // 1000}/{i}.jpg\n" for i in range(6000))

@@ -636,6 +636,7 @@ def test_shadow_removal_is_bundled() -> None:
     assert "shadow-removal" in [path.stem for path in bundled_models()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", list(bundled_models()), ids=lambda path: path.stem)
 def test_a_bundled_model_restores_and_says_what_it_is(path: Path) -> None:
     header = read_header(path)

@@ -56,12 +56,14 @@ def test_importing_the_package_imports_next_to_nothing(tmp_path: Path) -> None:
     assert of(modules, *HEAVY) == []
 
 
+@pytest.mark.slow
 def test_no_promised_name_brings_training(tmp_path: Path) -> None:
     modules = imported("from refusion import *\nimport refusion\nrefusion.load", tmp_path)
     assert "refusion.models.checkpoint" in modules
     assert of(modules, *TRAINING) == []
 
 
+@pytest.mark.slow
 def test_loading_and_restoring_bring_no_training(tmp_path: Path) -> None:
     code = """
 import numpy, refusion

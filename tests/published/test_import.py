@@ -105,6 +105,7 @@ def fits(network: dict[str, Any], autoencoder: dict[str, Any]) -> bool:
     return bool(network["setting"].get("img_channel") == autoencoder["setting"].get("embed_dim", 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_is_saved_and_given_back_to_the_bit(tmp_path: Path, kind: str) -> None:
     found, task = files(tmp_path, kind), KINDS[kind][2]

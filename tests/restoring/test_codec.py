@@ -215,8 +215,8 @@ def chosen(free: int, tile: int | None = None, batch: int = 1, **policy: int) ->
 def test_a_codec_is_tiled_where_half_of_the_free_bytes_do_not_hold_the_picture() -> None:
     enough = 2 * 1000 * WHOLE**2
     assert chosen(enough) is None
-    assert chosen(enough - 2) == (WHOLE - 1, 128)
-    assert chosen(enough, batch=2) == (math.isqrt(WHOLE**2 // 2), 128)
+    assert chosen(enough - 2, min_tile=32) == (math.isqrt((WHOLE**2 - 1) // 2), 32)
+    assert chosen(enough, batch=2, min_tile=32) == (WHOLE // 2, 32)
     assert chosen(1) == (128, 128)
 
 
@@ -228,7 +228,7 @@ def test_a_tile_that_is_given_decides_and_one_that_holds_the_picture_is_the_whol
 
 def test_the_policy_says_how_small_and_how_large_tiles_of_a_picture_are() -> None:
     assert chosen(1, min_tile=32) == (32, 32)
-    assert chosen(2**50, max_window_bytes=1000 * 64**2, min_tile=32) == (64, 32)
+    assert chosen(2**50, max_window_bytes=2000 * 64**2, min_tile=32) == (64, 32)
     assert chosen(2**50, max_window_bytes=1000 * 300 * 300) is None
 
 

@@ -146,6 +146,7 @@ def test_tiles_are_the_whole(shape: dict[str, Any], size: tuple[int, int]) -> No
         torch.testing.assert_close(tiled.decode(*encoded), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 100))
 @example(16, 64, 16)
 def test_tiles_are_the_whole_at_every_size(height: int, width: int, tile: int) -> None:

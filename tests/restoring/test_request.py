@@ -419,6 +419,7 @@ def test_a_restorer_works_on_after_it_was_stopped(make: Make) -> None:
 # ---- memory
 
 
+@pytest.mark.slow
 def test_a_budget_that_is_handed_in_decides_without_a_look_at_the_machine(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

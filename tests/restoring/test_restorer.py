@@ -106,6 +106,7 @@ def test_in_every_language(sde: MeanRevertingSDE, prediction: str) -> None:
     np.testing.assert_allclose(restored.pixels, gt, rtol=0, atol=2e-4)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 20), st.integers(1, 20))
 @example(1, 1)
 @example(3, 3)
@@ -302,6 +303,7 @@ def test_samples_share_one_encoding(make: Callable[..., Restorer], latent: Spied
     assert latent.encoded == before + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1, 4])
 def test_a_large_state_walks_in_tiles_whatever_is_free(make: Callable[..., Restorer], factor: int) -> None:
     restore, (lq, _) = make(Pixels(factor)), pictures(45 * factor, 60 * factor)

@@ -336,6 +336,7 @@ def test_a_batch_is_each_and_an_embedding_given_is_the_time_given() -> None:
 # ---- several views of a scene
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", [4, 40, 64, 1000])
 @pytest.mark.parametrize("size", [(160, 101), (16, 90), (96, 24)])
 def test_bands_of_two_views_are_the_whole(size: tuple[int, int], tile: int) -> None:
@@ -464,6 +465,7 @@ class Narrow(ConditionalNAFNet):
         return super().forward(x_t, *args, **rest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ENDS, ids=repr)
 def test_where_memory_ends_tiles_halve_and_stay_so(end: Exception) -> None:
     given, notices = states(100, 180), list[Notice]()

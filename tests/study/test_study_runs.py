@@ -164,6 +164,7 @@ def test_core_hours_are_those_of_the_runs_of_an_arm(finished: Planned) -> None:
     assert core_hours(runs, measured=False) is None
 
 
+@pytest.mark.slow
 def test_two_arms_are_trained_and_scored(plan: Callable[..., Planned], pairs: Path) -> None:
     study, runs = plan(seeds=1)
     lines: list[str] = []
@@ -282,6 +283,7 @@ def test_what_another_worker_holds_is_left(
     assert done == [runs[1], runs[0]]
 
 
+@pytest.mark.slow
 def test_arms_draw_the_same_samples_times_and_noise(
     plan: Callable[..., Planned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ def recipe(**overrides: Any) -> Recipe:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "network", [{}, {"model__network__encoder": [2, 1], "model__network__decoder": [1, 3]}]
 )

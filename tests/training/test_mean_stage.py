@@ -66,6 +66,7 @@ def test_the_flow_starts_at_the_mean(pairs: Path, tmp_path: Path, monkeypatch: p
         assert any(mu is mean for mean in seen)
 
 
+@pytest.mark.slow
 def test_a_model_of_one_step_can_be_the_mean(pairs: Path, tmp_path: Path) -> None:
     model = train(recipe(pairs), tmp_path / "one")
     flow = refusion.load(train(recipe(pairs, MEAN), tmp_path / "flow", model), "cpu")
@@ -85,6 +86,7 @@ def test_a_model_of_one_step_can_be_the_mean(pairs: Path, tmp_path: Path) -> Non
         train(recipe(pairs), tmp_path / "without", tmp_path / "flow")
 
 
+@pytest.mark.slow
 def test_a_mean_with_guides_goes_on_from_what_was_learnt_without(pairs: Path, tmp_path: Path) -> None:
     model = train(recipe(pairs, training__steps=2), tmp_path / "one")
     guided = recipe(pairs, MEAN, model__network__guides=1, model__mean__guides=1, training__steps=2)
@@ -104,6 +106,7 @@ def test_what_a_kill_left_half_written_is_swept(tmp_path: Path) -> None:
     assert not any(part.exists() for part in parts)
 
 
+@pytest.mark.slow
 def test_processes_wait_for_each_other_also_when_the_mean_is_there(pairs: Path, tmp_path: Path) -> None:
     """One that is late sees the file of the first, which waits for it."""
     train(recipe(pairs, MEAN, training__steps=2, mean_training__steps=2), tmp_path)
@@ -122,6 +125,7 @@ def test_the_mean_takes_what_the_network_takes(pairs: Path) -> None:
             recipe(pairs, MEAN, **change)
 
 
+@pytest.mark.slow
 def test_holes_are_filled_in_validation_as_in_training(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

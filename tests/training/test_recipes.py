@@ -119,6 +119,7 @@ def test_it_is_for_people_too(file: Path) -> None:
         assert "\n" not in text
 
 
+@pytest.mark.slow
 @every_recipe
 def test_a_dry_run_says_it_whole_and_what_it_costs(run: Run, file: Path) -> None:
     """With one block a stage, for speed."""

@@ -36,6 +36,7 @@ def assert_equal(given: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         assert torch.equal(value, given[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["last.ckpt", "data.sha256"])
 def test_a_moved_run_goes_on_as_if_it_had_stayed(
     pairs: Path, run: Path, whole: dict[str, Tensor], tmp_path: Path, name: str
@@ -59,6 +60,7 @@ def test_a_moved_run_goes_on_as_if_it_had_stayed(
     assert {file for _, file in best} == {path.name for path in run.glob("best-*")}
 
 
+@pytest.mark.slow
 def test_the_samples_of_a_step_may_be_divided_anew(pairs: Path, run: Path, whole: dict[str, Tensor]) -> None:
     """They get the same noise; sums of floats are of another order."""
     train(recipe(pairs, training__batch=1, training__accumulate=2), run)

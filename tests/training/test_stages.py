@@ -89,6 +89,7 @@ def test_training_learns_validates_and_releases(pairs: Path, tmp_path: Path) -> 
     assert list((tmp_path / "log").rglob("metrics.csv"))
 
 
+@pytest.mark.slow
 def test_the_released_weights_are_the_average(pairs: Path, tmp_path: Path) -> None:
     model = train(recipe(pairs), tmp_path)
     state = weights(tmp_path)
@@ -99,6 +100,7 @@ def test_the_released_weights_are_the_average(pairs: Path, tmp_path: Path) -> No
     assert any(not torch.equal(state[f"ema.network.{name}"], learnt[name]) for name in released)
 
 
+@pytest.mark.slow
 def test_resumed_equals_uninterrupted(pairs: Path, tmp_path: Path) -> None:
     """Stopped between two saved checkpoints, by an exception that stands for any end."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"

@@ -72,6 +72,7 @@ def restored(models: Path, name: str, *data: bytes, **options: Any) -> np.ndarra
     return pixels
 
 
+@pytest.mark.slow
 def test_sixteen_bit_and_exif_come_back(working: Served, models: Path) -> None:
     data, before = with_exif()
     after = result(working, working.add(data, precision="32", steps=3, seed=5))

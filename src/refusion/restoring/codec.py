@@ -270,13 +270,17 @@ def codec_with_tiling(
     Args:
         pictures: the pictures to encode.
         free: bytes of memory that may be used.
-        tile: side of the tiles in pixels; by default the largest that fits in the free bytes.
+        tile: side of the tiles in pixels; by default the largest that fits in the free bytes, and takes half
+            as many as a whole picture may: larger ones would hardly be faster.
         policy: the sizes at which tiling begins.
         report: receives a notice if the pictures are cut into tiles.
     """
     batch, _, height, width = pictures.shape
-    side = tile or max(policy.min_tile, policy.max_tile_side(batch * codec.working_bytes, free))
-    chosen = codec if height * width <= side**2 else codec.tiled(side, policy.min_tile, report)
+    working_bytes = batch * codec.working_bytes
+    if height * width <= (tile or max(policy.min_tile, policy.max_tile_side(working_bytes, free))) ** 2:
+        return codec
+    side = tile or max(policy.min_tile, policy.max_tile_side(2 * working_bytes, free))
+    chosen = codec.tiled(side, policy.min_tile, report)
     if chosen is not codec:
         text = f"{width}x{height}: tiles of {side} pixels, {free / 2**30:.1f} GiB free"
         report(Notice("codec-tiled", text))

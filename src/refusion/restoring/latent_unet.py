@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from refusion.allocator import release_freed_memory
 from refusion.errors import Report
 from refusion.nn.layers import LinearAttention, PreNorm, ResBlock, Residual, reflect
 from refusion.restoring.codec import Codec, Encoded, Features, Maps, Pictures, States
@@ -263,6 +264,8 @@ class Tiled(Codec):
 
         self.tiles.sweep((padded.shape[-2], padded.shape[-1]), whole.reach[0], whole.multiple, work)
         latent, inner = whole.bottom(deepest)
+        del deepest
+        release_freed_memory()  # that of the deepest level; the network's layers are of another size
         return Encoded(whole.normalised(latent), (padded, *inner), (image.shape[-2], image.shape[-1]))
 
     def encode_guides(self, guides: Maps) -> Float[Tensor, "b map_channels state_h state_w"]:
@@ -271,6 +274,7 @@ class Tiled(Codec):
     def decode(self, state: States, features: Features, size: tuple[int, int]) -> Pictures:
         whole = self.whole
         padded, *inner = features
+        release_freed_memory()  # that of the walk
         deepest = whole.rise(whole.denormalised(state), tuple(inner))
         output = torch.empty_like(padded)
 

@@ -3,6 +3,7 @@
 import psutil
 import torch
 
+from refusion.allocator import release_freed_memory
 from refusion.restoring.cgroups import bytes_left
 
 COPY = 12
@@ -16,4 +17,5 @@ def free_memory(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0] + cached
     if device.type == "mps":
         return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    release_freed_memory()
     return min([psutil.virtual_memory().available, *bytes_left()])

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from refusion.allocator import release_freed_memory
 from refusion.errors import Notice, Report
 from refusion.nn.network import Network
 from refusion.nn.pooling import Pool, whole_mean
@@ -142,12 +143,14 @@ class Tiles:
         Raises:
             RuntimeError or MemoryError: from `work`, if not for lack of memory, or with the smallest tiles.
         """
+        release_freed_memory()
         while True:
             try:
                 height, width = self._band(size[1], margin, multiple) if bands else (self.side, self.side)
                 for rows in windows(size[0], height, margin, multiple):
                     for columns in windows(size[1], width, margin, multiple):
                         work(rows, columns)
+                release_freed_memory()  # that of windows is of no use to what comes next
                 return
             except (MemoryError, RuntimeError) as error:
                 if self.side <= self.smallest or not is_oom(error):

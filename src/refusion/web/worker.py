@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from refusion.allocator import release_freed_memory
 from refusion.errors import Cancelled, RefusionError, first_line, printable
 from refusion.restoring.threads import use_threads
 from refusion.web.messages import (
@@ -86,6 +87,8 @@ class Worker:
         while True:
             command = self._jobs.get()
             self.report(self._restored(command))
+            if self._jobs.empty():
+                release_freed_memory()
 
     def view(self) -> None:
         """Make pictures for browsers for ever."""
