@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from served import Served, serving
 
-from refusion.web.security import Access, access_for, is_loopback
+from refusion.web.security import Access, _cookie_of, access_for, is_loopback
 from refusion.web.service import Settings
 
 TOKEN = "a-token-that-is-long-enough"
@@ -86,7 +86,7 @@ def test_every_answer_is_guarded(served: Served, path: str) -> None:
         {},
         {"Authorization": "Bearer wrong"},
         {"Authorization": f"Basic {TOKEN}"},
-        {"Cookie": "refusion-token=x"},
+        {"Cookie": f"{_cookie_of(TOKEN)}=x"},
     ],
     ids=str,
 )
@@ -103,7 +103,12 @@ def test_the_address_with_the_token_gives_a_cookie(guarded: Served) -> None:
     cookie = entered.headers["set-cookie"]
     assert {"HttpOnly", "SameSite=strict"} <= set(cookie.split("; "))
     client.cookies.clear()
-    for others in ("", 'theme={"dark": 1}; '):  # of services at other ports, which browsers send, too
+    another = f"{_cookie_of('another token')}=another token; "
+    for others in (
+        "",
+        'theme={"dark": 1}; ',
+        another,
+    ):  # of services at other ports
         given = {**nobody, "Cookie": others + cookie.partition(";")[0]}
         assert client.get("/api/v1/jobs", headers=given).status_code == 200
     assert client.get("/", params={"token": "wrong"}, headers=nobody).status_code == 401

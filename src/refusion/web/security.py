@@ -1,5 +1,6 @@
 """Who may ask: the host that is asked, the site that asks, the token; and what answers tell browsers."""
 
+import hashlib
 import hmac
 import ipaddress
 import secrets
@@ -12,7 +13,6 @@ from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-COOKIE = "refusion-token"
 MIN_TOKEN = 16
 LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
 """Names of this machine that no one else can give to theirs."""
@@ -119,13 +119,13 @@ class Guard:
         queried = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if scope["path"] == "/" and _equal(queried, token):
             response = RedirectResponse("/", 303)
-            response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
+            response.set_cookie(_cookie_of(token), token, httponly=True, samesite="strict")
             return response
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and _equal(bearer.strip(), token):
             return None
         cookies = cookie_parser(headers.get("cookie", ""))
-        if _equal(cookies.get(COOKIE, ""), token):
+        if _equal(cookies.get(_cookie_of(token), ""), token):
             return None
         text = "give the token: open the address that `refusion serve` printed, or send Authorization: Bearer"
         return _line(401, text, {"WWW-Authenticate": "Bearer"})
@@ -133,6 +133,11 @@ class Guard:
 
 def _line(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
     return JSONResponse({"detail": text}, status, headers)
+
+
+def _cookie_of(token: str) -> str:
+    """Return the name of the cookie. Browsers send to all ports of a host the cookies of all its services."""
+    return f"refusion-{hashlib.sha256(token.encode()).hexdigest()[:12]}"
 
 
 def _equal(given: str, token: str) -> bool:
