@@ -203,5 +203,6 @@ def test_the_training_page_shows_every_key() -> None:
     for part, values in whole.items():
         if isinstance(values, dict):
             assert shown[part].keys() == values.keys(), part
+    assert shown["model"]["network"].keys() == whole["model"]["network"].keys()
     assert shown["data"]["augment"].keys() == Augment.__dataclass_fields__.keys()
     assert shown["model"]["sampling"].keys() == Sampling.__dataclass_fields__.keys()
