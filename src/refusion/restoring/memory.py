@@ -11,7 +11,10 @@ COPY = 12
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes that this process may still take; on a CPU within the limits of its containers."""
+    """Return the bytes that this process may still take.
+
+    On a CPU within the limits of its containers; memory that was freed and kept is given back before.
+    """
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached

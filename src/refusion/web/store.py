@@ -1,10 +1,10 @@
 """Jobs and their files on disk: they survive the end of the service.
 
     FOLDER/jobs/jobs.sqlite    a record for each job
-    FOLDER/jobs/ID/        picture, right, mask, guide: as uploaded
-                           result.png, result-right.png, uncertainty.png, preview, steps/, views/
+    FOLDER/jobs/ID/            picture, right, mask, guide: as uploaded
+                               result.png, result-right.png, uncertainty.png, preview, steps/, views/
 
-Only the owner may enter the folder. No name in it comes from a client.
+Only the owner may enter jobs/. No name in it comes from a client.
 """
 
 import contextlib
