@@ -33,7 +33,7 @@ from refusion.study.runs import FAILED, RESULT, Run
 from refusion.study.statistics import t_quantile
 from refusion.study.work import Tally, core_hours, tally, work
 from refusion.training import checkpoints, stages, trainer
-from refusion.training.recipe import parse
+from refusion.training.recipe import load_yaml, parse, resolve
 
 Draw = list[tuple[Tensor, ...]]
 
@@ -382,3 +382,12 @@ def test_an_estimate_counts_every_picture(monkeypatch: pytest.MonkeyPatch, count
     monkeypatch.setattr(tasks, "_core_seconds_of", lambda task: len(task.pairs) * (2.0 * task.steps + 3.0))
     task = tasks.RestoringTask(Path("model"), {"steps": 7}, (Pair((), ()),) * count)
     assert task.estimate() == count * (2 * 7 + 3)
+
+
+def test_an_estimate_counts_the_steps_of_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mean is trained before its flow, and of each a few steps are timed."""
+    monkeypatch.setattr(tasks, "_core_seconds_of", lambda task: 2.0 * task.steps)
+    recipe = load_yaml(resolve("super-resolution-texture"))
+    task = tasks.TrainingTask(recipe, stride=1)
+    assert task.steps == recipe.mean_training.steps + recipe.training.steps
+    assert task.estimate() == 2 * task.steps

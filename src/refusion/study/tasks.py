@@ -19,16 +19,18 @@ from refusion.nn.precision import resolve as resolve_precision
 from refusion.restoring.request import Options
 from refusion.study.measure import measure
 from refusion.training import checkpoints
-from refusion.training.recipe import Recipe
+from refusion.training.recipe import Loop, Recipe
 from refusion.training.run import train
 from refusion.training.run_dir import FREE, LOOPS, fingerprint
-from refusion.training.stages import CodecStage, DiffusionStage, stages
+from refusion.training.stages import CodecStage, DiffusionStage, MeanStage, stages
 
 TIMED = 8
 """Optimizer steps over which the time of a step is measured."""
 SCORE_NAMES, SPREAD_NAMES, CODEC_NAMES = (
     [field.name for field in fields(scores)] for scores in (Scores, Spread, LatentSwapScores)
 )
+LOOP_OF = {CodecStage: "codec_training", MeanStage: "mean_training", DiffusionStage: "training"}
+"""The names of the settings of each stage."""
 PRECISIONS = {f"{loop}.precision" for loop in LOOPS}
 MEASURED: Options = {"precision": "32"}
 """Options of every measurement, so that machines that multiply in other formats measure alike."""
@@ -80,25 +82,25 @@ class TrainingTask(Task):
         for part, _, name in (key.partition(".") for key in FREE - PRECISIONS):
             values.get(part, {}).pop(name, None)
         device = checkpoint.best_device()
-        for loop in LOOPS if self._trains_codec else ["training"]:
+        for loop in LOOPS if len(self._loops) > 1 else ["training"]:
             values.setdefault(loop, {})["precision"] = getattr(self.recipe, loop).precision_on(device)
         return {**values, "pictures": _digest(self.recipe), "stride": self.stride}
 
     @property
     def steps(self) -> int:
-        codec_steps = self.recipe.codec_training.steps if self._trains_codec else 0
-        return self.recipe.training.steps + codec_steps
+        return sum(loop.steps for loop in self._loops)
 
     @property
     def metrics(self) -> list[str]:
         codec = [name for name in self.recipe.card.metrics if name.startswith("codec_")]
-        if self._trains_codec and self.recipe.training.trainable == "network":
+        if CodecStage in stages(self.recipe) and self.recipe.training.trainable == "network":
             codec += [f"codec_{name}" for name in CODEC_NAMES]
         return [*SCORE_NAMES, *codec]
 
     @property
-    def _trains_codec(self) -> bool:
-        return CodecStage in stages(self.recipe)
+    def _loops(self) -> list[Loop]:
+        """Return the settings of the stages that run."""
+        return [getattr(self.recipe, LOOP_OF[stage]) for stage in stages(self.recipe)]
 
     def perform(self, folder: Path) -> dict[str, float]:
         recipe = self.recipe
@@ -116,16 +118,17 @@ class TrainingTask(Task):
     def estimate(self) -> float:
         loop = self.recipe.training
         short, long = (_core_seconds_of(self._short(steps)) for steps in (2, 2 + TIMED))
-        step = max(0.0, long - short) / TIMED
+        step = max(0.0, long - short) / TIMED / len(self._loops)  # every stage has that many more
         measurements = loop.steps // loop.validated_every + 1  # the short run has two
-        return self.steps * step + measurements * max(0.0, short - 2 * step) / 2
+        return self.steps * step + measurements * max(0.0, short - 2 * len(self._loops) * step) / 2
 
     def _short(self, steps: int) -> "TrainingTask":
         """Return the training of a few steps, which ignores the gate."""
         changes: dict[str, Any] = {"steps": steps, "validate_every": steps}
+        gates = {"codec_training": {"gate": -math.inf}}
         loops = {
-            "codec_training": self.recipe.codec_training.model_copy(update={**changes, "gate": -math.inf}),
-            "training": self.recipe.training.model_copy(update=changes),
+            name: getattr(self.recipe, name).model_copy(update=changes | gates.get(name, {}))
+            for name in LOOPS
         }
         return TrainingTask(self.recipe.model_copy(update=loops), self.stride)
 
