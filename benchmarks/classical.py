@@ -15,12 +15,14 @@ from pathlib import Path
 import bm3d
 import cv2
 import numpy as np
+import torch
 from scipy.ndimage import distance_transform_edt
 from skimage.restoration import denoise_nl_means, denoise_wavelet, inpaint_biharmonic
 
 import refusion
 from refusion.evaluation.evaluate import Scores, mean_scores, scene_options, score
 from refusion.imaging.arrays import from_array
+from refusion.imaging.fill import harmonic_fill
 from refusion.models.checkpoint import load, read_header, resolve
 from refusion.training.recipe import pairs_of
 
@@ -123,6 +125,12 @@ def biharmonic(lq: Array, gt: Array, holes: Array) -> Array:
     return np.asarray(inpaint_biharmonic(lq, holes, split_into_regions=True, channel_axis=2))
 
 
+def harmonic(lq: Array, gt: Array, holes: Array) -> Array:
+    """Laplace's equation in the holes, which is where the bundled model starts."""
+    mask = torch.from_numpy(holes)[None].float()
+    return harmonic_fill(from_array(lq).tensor(), mask).movedim(0, -1).numpy()
+
+
 def disc(lq: Array, gt: Array, holes: Array) -> Array:
     """The whole picture out of focus."""
 
@@ -146,6 +154,7 @@ METHODS: Mapping[str, Mapping[str, Method]] = {
         "Telea": filled(cv2.INPAINT_TELEA),
         "nearest known pixel": nearest,
         "biharmonic": biharmonic,
+        "harmonic fill": harmonic,
     },
     "deraining": {"opening": opening, "median": median},
     "super-resolution": {},
