@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import refusion
+from refusion.allocator import keep_freed_memory
 from refusion.imaging.arrays import from_array
 from refusion.imaging.formats import write
 from refusion.imaging.resize import antialiased
@@ -61,6 +62,7 @@ def row(model: str, megapixels: float, count: int) -> None:
 
 
 def main() -> None:
+    keep_freed_memory()
     use_threads(None)
     rows = [(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))] if sys.argv[1:] else ROWS
     for values in rows:

@@ -40,7 +40,6 @@ Measured = tuple[float, float, float]
 
 def restored(model: str, megapixels: float) -> None:
     """Restore one picture and print what it took."""
-    keep_freed_memory()
     use_threads(None)
     import numpy as np
 
@@ -157,6 +156,7 @@ def main(path: str | None = None) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     if sys.argv[1:2] == ["--row"]:
         restored(sys.argv[2], float(sys.argv[3]))
     else:

@@ -19,6 +19,7 @@ import torch
 from folder import photos
 from plain import plain_network, plain_update, plainly
 
+from refusion.allocator import keep_freed_memory
 from refusion.data.dataset import TrainingSamples
 from refusion.data.pairs import find_pairs
 from refusion.diffusion.objective import diffusion_loss
@@ -113,4 +114,5 @@ def main(threads: int = 1) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main(*map(int, sys.argv[1:]))
