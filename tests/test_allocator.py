@@ -10,7 +10,7 @@ import pytest
 from refusion.allocator import KEPT
 
 PROGRAM = """
-import os, resource
+import os
 import numpy as np, psutil
 from refusion.allocator import KEPT, keep_freed_memory, release_freed_memory
 
