@@ -32,7 +32,7 @@ from refusion.web.schema import (
 )
 from refusion.web.security import Access, Guard
 from refusion.web.service import Service
-from refusion.web.store import Record
+from refusion.web.store import Record, result_name
 from refusion.web.uploads import drain, files_of, options_of, read_form, store_files
 
 HEARTBEAT = 15.0
@@ -281,7 +281,7 @@ async def get_output(
     id: str, request: Request, service: Served, side: Side = None, view: View = "left"
 ) -> Response:
     """The restored picture as browsers show it."""
-    return _shown(request, await service.view(id, _result(_done(service, id), view), side))
+    return _shown(request, await service.view(id, result_name(view, _done(service, id).suffix), side))
 
 
 @api.get("/jobs/{id}/preview", response_class=FileResponse)
@@ -308,7 +308,7 @@ async def get_uncertainty(id: str, request: Request, service: Served) -> Respons
 async def get_result(id: str, service: Served, view: View = "left") -> FileResponse:
     """The file of the restored picture: format, depth, EXIF and profile are those of the upload."""
     record = _done(service, id)
-    path = service.store.folder_of(id) / _result(record, view)
+    path = service.store.folder_of(id) / result_name(view, record.suffix)
     if not path.is_file():
         raise Refusal(404, "the job has no such picture")
     kind = "image/tiff" if record.suffix in (".tif", ".tiff") else f"image/{record.suffix[1:]}"
@@ -324,7 +324,7 @@ async def get_zip(service: Served, job: Annotated[list[str], Query()] = []) -> S
     for record in (record for record in chosen if record.state == "done"):
         views: tuple[View, ...] = ("left", "right") if "right" in record.names else ("left",)
         folder = service.store.folder_of(record.id)
-        files += [(_download_name(record, view), folder / _result(record, view)) for view in views]
+        files += [(_download_name(record, view), folder / result_name(view, record.suffix)) for view in views]
     if not files:
         raise Refusal(404, "none of these jobs is done")
     names = unique_names([name for name, _ in files])
@@ -338,11 +338,6 @@ def _done(service: Service, id: str) -> Record:
     if record.state != "done":
         raise Refusal(409, f"the job is {record.state}: its result is there when it is done")
     return record
-
-
-def _result(record: Record, view: View) -> str:
-    """Return the name of a result's file in the folder of its job."""
-    return f"result{'-right' if view == 'right' else ''}{record.suffix}"
 
 
 def _download_name(record: Record, view: View) -> str:

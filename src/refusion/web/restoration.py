@@ -20,6 +20,7 @@ from refusion.restoring.request import Progress
 from refusion.web.messages import Restore, Restored, Stepped
 from refusion.web.models import HEAD, request_options
 from refusion.web.pictures import read_picture, store_view
+from refusion.web.store import result_name
 
 PREVIEW_SIDE = 512
 PREVIEW_SHARE = 0.2
@@ -55,7 +56,7 @@ def restore_job(command: Restore, model: Model, max_pixels: int, hooks: Hooks) -
     if options.crop is not None:
         parts = {part: _cropped(path, options.crop, max_pixels) for part, path in parts.items()}
     views = [part for part in ("picture", "right") if part in parts]
-    targets = [folder / f"{_RESULTS[part]}{suffix}" for part in views]
+    targets = [folder / result_name(part, suffix) for part in views]
     job = Job(tuple(parts[part] for part in views), tuple(targets), parts.get("mask"), parts.get("guide"))
     chosen = request_options(options)
     chosen["max_pixels"] = max_pixels
@@ -77,9 +78,6 @@ def restore_job(command: Restore, model: Model, max_pixels: int, hooks: Hooks) -
         notices=[notice.text for notice in outcome.notices],
         uncertainty=options.samples > 1,
     )
-
-
-_RESULTS = {"picture": "result", "right": "result-right"}
 
 
 class _Watch:

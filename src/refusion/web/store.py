@@ -218,6 +218,16 @@ def size_of(folder: Path) -> int:
     return total
 
 
+def result_name(view: str, suffix: str) -> str:
+    """Return the name of a result's file in the folder of its job.
+
+    Args:
+        view: "right" for that of the right view.
+        suffix: of the file.
+    """
+    return f"result{'-right' if view == 'right' else ''}{suffix}"
+
+
 def share_files(source: Path, target: Path, names: Iterable[str]) -> None:
     """Let a folder have files of another one, without a copy where the file system can."""
     for name in names:
