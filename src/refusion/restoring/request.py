@@ -116,11 +116,14 @@ class Request:
             models with a `fill`; by default 0 everywhere.
         samples: number of restorations, with the seeds seed, seed + 1, ...; the result is their mean.
         trajectory: also return the picture after every step.
+        self_ensemble: restore the picture in its eight orientations, turned and mirrored, in eight times the
+            time; the result is their mean, see `refusion.restoring.self_ensemble`.
         limits: tiles and memory.
 
     Raises:
         ValueError: views of different sizes, a mask or guides of another size, sigma outside [0, 1], fewer
-            than one sample, several at texture 0, a trajectory of several samples or views.
+            than one sample, several at texture 0, a trajectory of several samples or views, a self-ensemble
+            with either or of views.
     """
 
     images: tuple[Image, ...]
@@ -131,6 +134,7 @@ class Request:
     guides: Guides | None = None
     samples: int = 1
     trajectory: bool = False
+    self_ensemble: bool = False
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
@@ -153,6 +157,10 @@ class Request:
             raise ValueError(f"samples is {self.samples} and texture 0, which has one: give more of it, or 1")
         if self.trajectory and (self.samples > 1 or len(self.images) > 1):
             raise ValueError("a trajectory is of a single picture and a single sample: leave one out")
+        if self.self_ensemble and (self.samples > 1 or self.trajectory or len(self.images) > 1):
+            raise ValueError(
+                "a self-ensemble is of a single picture, without samples or trajectory: leave one out"
+            )
 
     def _check_map(self, name: str, values: np.ndarray, remedy: str) -> None:
         if any(values.shape[-2:] != image.pixels.shape[:2] for image in self.images):
@@ -177,6 +185,7 @@ class Options(TypedDict, total=False):
     guides: Guides | None
     samples: int
     trajectory: bool
+    self_ensemble: bool
     tile: int | None
     memory: int | None
     policy: TilingPolicy

@@ -38,6 +38,7 @@ from refusion.restoring.request import (
     split_options,
 )
 from refusion.restoring.scene import Scene, rectification_notices, unchanged_notices
+from refusion.restoring.self_ensemble import self_ensemble
 from refusion.restoring.tiling import ignore, with_tiling
 from refusion.restoring.walk import Cancel, Walk
 
@@ -129,7 +130,7 @@ class Restorer:
         work = Work(
             (size[0] * self.enlarge.factor, size[1] * self.enlarge.factor),
             replace(self.sampling, **sampling).steps,
-            rest.get("samples", 1),
+            2 if rest.get("self_ensemble") else rest.get("samples", 1),  # their mean takes as much
             self.enlarge.factor > 1,
             masked,
             rest.get("trajectory", False),
@@ -161,6 +162,11 @@ class Restorer:
             Cancelled: `cancel` returned True.
         """
         self.check(request)
+        if request.self_ensemble:
+            source = self.upscale_input(request.images[0])
+            return self_ensemble(
+                lambda one, note, told: self.run(one, told, cancel, note), request, source, progress, report
+            )
         if request.limits.memory is None:
             self._admit(request)
         notices: list[Notice] = []
@@ -269,14 +275,16 @@ class Restorer:
             options: of all restorations.
 
         Raises:
-            ValueError: see `run`; or a mask, guides, samples or a trajectory as options, which are of single
-                scenes.
+            ValueError: see `run`; or options of single scenes: a mask, guides, samples, a trajectory or a
+                self-ensemble.
         """
         request, views = self.request(**options), self.network.num_views
         single = (request.mask is not None, request.guides is not None, request.samples > 1)
-        if any(single) or request.trajectory:
+        if any(single) or request.trajectory or request.self_ensemble:
             one_by_one = "restore its pictures one by one"
-            raise ValueError(f"a batch takes no mask, guides, samples or trajectory: {one_by_one}")
+            raise ValueError(
+                f"a batch takes no mask, guides, samples, trajectory or self-ensemble: {one_by_one}"
+            )
         self.check(request, len(lq) if len(lq) % views else views)
         if maps is None:
             maps = lq.new_zeros(len(lq), self.network.num_guides, *lq.shape[-2:])

@@ -16,7 +16,18 @@ from refusion.web.schema import MAX_KEPT_STEPS, JobOptions, Model, SamplingDefau
 
 HEAD = 512
 """First bytes of a file that tell its format."""
-PASSED_ON = ("steps", "sampler", "eta", "seed", "texture", "sigma", "samples", "tile", "precision")
+PASSED_ON = (
+    "steps",
+    "sampler",
+    "eta",
+    "seed",
+    "texture",
+    "sigma",
+    "samples",
+    "tile",
+    "precision",
+    "self_ensemble",
+)
 """Options of a job that are those of a request."""
 
 

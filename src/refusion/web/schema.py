@@ -43,6 +43,7 @@ class JobOptions(Value):
         None
     )
     trajectory: bool = False
+    self_ensemble: bool = False
     suffix: str | None = None
 
 
