@@ -577,7 +577,7 @@ def test_mean_and_deviation_come_one_by_one(count: int, seed: int) -> None:
 
 @pytest.mark.parametrize("options", [{"mask": np.zeros((8, 8))}, {"samples": 2}, {"trajectory": True}])
 def test_a_batch_refuses_what_is_of_single_scenes(sde: MeanRevertingSDE, options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="mask, guides, samples or trajectory"):
+    with pytest.raises(ValueError, match="mask, guides, samples, trajectory or self-ensemble"):
         small_restorer(sde).restore_batch(torch.zeros(1, 3, 8, 8), **options)
 
 

@@ -123,7 +123,7 @@ def _as_source(now: Any, was: Any) -> Any:
         changes["guides"] = 0
     if getattr(was, "name", None) == "ConditionalNAFNet" and _grows(was, now):
         changes |= {"encoder": was.encoder, "middle": was.middle, "decoder": was.decoder}
-    return now.model_copy(update=changes)
+    return now.model_copy(update=changes) if changes else now
 
 
 def _grows(was: Any, now: Any) -> bool:
