@@ -158,6 +158,14 @@ def test_samples_give_uncertainty_and_steps_are_kept(working: Served) -> None:
     assert working.get(f"jobs/{id}/steps/4").status_code == 404
 
 
+def test_a_self_ensemble_counts_the_steps_of_all_orientations(working: Served, models: Path) -> None:
+    id = working.add(picture(), precision="32", self_ensemble=True)
+    job = working.ended(id)
+    assert (job["state"], job["step"], job["steps"]) == ("done", 16, 16)
+    expected = restored(models, "tiny", picture(), self_ensemble=True)
+    np.testing.assert_array_equal(result(working, id).pixels, expected)
+
+
 def test_views_are_upright_small_and_tell_nothing_of_the_camera(working: Served) -> None:
     tags = PIL.Image.Exif()
     tags[271], tags[274] = "A camera", 6

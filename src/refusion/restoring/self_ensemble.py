@@ -1,7 +1,7 @@
 """Self-ensemble: the mean of the restorations of a picture in its eight orientations.
 
-What a network answers depends on how a picture lies, what is right does not; so the mean errs less (Timofte
-et al. 2016, arXiv 1511.02228; Lim et al. 2017, arXiv 1707.02921).
+What a network answers depends on how a picture lies. Where the truth does not, the mean errs less (Timofte et
+al. 2016, arXiv 1511.02228; Lim et al. 2017, arXiv 1707.02921); rain, which falls, is none of its tasks.
 """
 
 import itertools

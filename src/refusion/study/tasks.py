@@ -17,6 +17,7 @@ from refusion.evaluation.uncertainty import Spread
 from refusion.models import checkpoint
 from refusion.nn.precision import resolve as resolve_precision
 from refusion.restoring.request import Options
+from refusion.restoring.self_ensemble import ORIENTATIONS
 from refusion.study.measure import measure
 from refusion.training import checkpoints
 from refusion.training.recipe import Loop, Recipe
@@ -151,7 +152,8 @@ class RestoringTask(Task):
 
     @property
     def steps(self) -> int:
-        return self.options.get("steps", 1) * self.options.get("samples", 1)
+        several = len(ORIENTATIONS) if self.options.get("self_ensemble") else self.options.get("samples", 1)
+        return self.options.get("steps", 1) * several
 
     @property
     def metrics(self) -> list[str]:
@@ -164,8 +166,9 @@ class RestoringTask(Task):
 
     def estimate(self) -> float:
         timed = self.pairs[:2]
+        once: Options = {"samples": 1, "self_ensemble": False}
         short, long = (
-            _core_seconds_of(RestoringTask(self.model, {**self.options, "steps": n, "samples": 1}, timed))
+            _core_seconds_of(RestoringTask(self.model, {**self.options, **once, "steps": n}, timed))
             for n in (1, 5)
         )
         step = max(0.0, long - short) / 4

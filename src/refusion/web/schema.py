@@ -46,6 +46,11 @@ class JobOptions(Value):
     self_ensemble: bool = False
     suffix: str | None = None
 
+    @property
+    def restorations(self) -> int:
+        """How often the picture is restored: once for each sample, or in each of its eight orientations."""
+        return 8 if self.self_ensemble else self.samples
+
 
 class Has(Value):
     """The pictures of a job that can be asked for; `steps` counts those kept after steps."""

@@ -167,7 +167,7 @@ class Service:
         )
         self.check_room()
         models = {model.name: model for model in await self.models()}
-        steps = (options.steps or models[options.model].sampling.steps) * options.samples
+        steps = (options.steps or models[options.model].sampling.steps) * options.restorations
         now = time.time()
         self._put(Record(id=id, names=names, options=options, created=now, queued=now, steps=steps))
         self._advance()

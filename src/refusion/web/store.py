@@ -41,7 +41,7 @@ class Record(BaseModel):
         queued: Unix time since which it waits, or waited; the first is restored next.
         finished: Unix time of its end.
         starts: how often its restoration was begun.
-        steps: of all samples.
+        steps: of all samples or orientations.
         seconds: of the restoration.
         error: a line, if it failed.
         notices: lines about the result.
