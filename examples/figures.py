@@ -315,11 +315,10 @@ def coloured(states: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
 def latents() -> None:
     """What the latent holds, and what the skips do: rendered haze on two photographs."""
     restore = refusion.load("dehazing", "cpu")
-    motorcycle, cup = data.stereo_motorcycle()[0][:400, :512] / 255, data.coffee()[:400, :512] / 255
-    clean = [from_array(z.astype(np.float32)).tensor() for z in (motorcycle, cup)]
+    clean = [from_array(view[:400, :512]).tensor() for view in (MOTORCYCLE[0], CUP)]
     haze = Haze(thin=1.2, thick=1.2, uneven=0.6)
     hazy = [haze(z, np.random.default_rng(3)).lq for z in clean]
-    as_rows = [z.permute(1, 2, 0).numpy() for z in (*hazy, *clean)]
+    as_rows = [pixels(z) for z in (*hazy, *clean)]
     restored = restore(as_rows[0]).pixels
     save("dehazed.jpg", row(as_rows[0], restored))
     encoded = [restore.codec.encode(z[None]) for z in (*hazy, *clean)]
@@ -328,8 +327,7 @@ def latents() -> None:
     save("latent.jpg", row(as_rows[0], colours[0], colours[1], as_rows[2]))
 
     def decoded(latent: int, skips: int) -> np.ndarray:
-        picture = restore.codec.decode(encoded[latent].mu, encoded[skips].features, size)
-        return picture[0].permute(1, 2, 0).numpy()
+        return pixels(restore.codec.decode(encoded[latent].mu, encoded[skips].features, size)[0])
 
     save("latent-replaced.jpg", row(as_rows[0], decoded(2, 0), as_rows[2]))
     save("latent-crossed.jpg", row(as_rows[2], as_rows[3], decoded(3, 2), decoded(2, 3)))

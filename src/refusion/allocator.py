@@ -1,7 +1,7 @@
 """Memory that was freed stays with the process: every layer of a network makes tensors as large as the last.
 
 By default glibc asks the system for each block of more than 32 MiB, and gives it back when it is freed. The
-system fills every page with zeros at its first use, which takes a quarter to a third of the time of restoring
+system fills every page with zeros at its first use, which takes a sixth to a half of the time of restoring
 a large picture. Other C libraries are left as they are.
 """
 

@@ -264,8 +264,6 @@ class Tiled(Codec):
 
         self.tiles.sweep((padded.shape[-2], padded.shape[-1]), whole.reach[0], whole.multiple, work)
         latent, inner = whole.bottom(deepest)
-        del deepest
-        release_freed_memory()  # that of the deepest level; the network's layers are of another size
         return Encoded(whole.normalised(latent), (padded, *inner), (image.shape[-2], image.shape[-1]))
 
     def encode_guides(self, guides: Maps) -> Float[Tensor, "b map_channels state_h state_w"]:

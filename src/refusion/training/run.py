@@ -107,7 +107,7 @@ def _fine_tuned(recipe: Recipe, start: str | Path) -> Restorer:
         was, now = getattr(spec, part), getattr(recipe.model, becomes)
         if now is None and was is not None:
             raise RecipeError(f"{start} has a {part}, and the recipe none: fine-tuning changes neither")
-        if was != now and was != _as_source(now, was):
+        if was != _as_source(now, was):
             raise RecipeError(
                 f"{part} of {start} is {was}, {becomes} of the recipe {now}: fine-tuning changes neither"
             )
