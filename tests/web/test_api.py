@@ -1,5 +1,6 @@
 """The HTTP API, over a real socket, with a worker that plays its part."""
 
+import asyncio
 import io
 import json
 import os
@@ -13,7 +14,10 @@ from typing import Any
 import httpx2
 import pytest
 from served import Served, serving, wait_for
+from starlette.requests import Request
+from starlette.types import Message
 
+from refusion.web.app import _shown
 from refusion.web.archive import zipped
 from refusion.web.service import MAX_STARTS, Settings
 from refusion.web.store import Keeping
@@ -62,6 +66,25 @@ def test_views_are_made_once_and_not_sent_again(shared: Served) -> None:
     assert len(list((shared.service.store.folder_of(id) / "views").iterdir())) == 3
     for what in ("steps/1", "uncertainty", "input?view=right", "output?view=right", "result?view=right"):
         assert shared.get(f"jobs/{id}/{what}").status_code == 404, what
+
+
+def test_a_preview_is_sent_whole_while_a_longer_one_takes_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "preview"
+    path.write_bytes(b"a preview")
+    answer = _shown(Request({"type": "http", "headers": []}), path)
+    path.write_bytes(b"a longer preview")
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    asyncio.run(answer({"type": "http", "method": "GET", "headers": []}, receive, send))
+    start, *parts = sent
+    assert dict(start["headers"])[b"content-length"] == b"9"
+    assert b"".join(part["body"] for part in parts) == b"a preview"
 
 
 def test_a_failure_is_one_line_and_the_next_job_goes_on(shared: Served) -> None:

@@ -287,6 +287,30 @@ def test_pictures_that_come_before_the_service_is_ready_wait_for_it(
     expect(page.locator("#passed-over")).to_be_empty()
 
 
+HOLD_ANSWERS = """() => {
+  const released = new Promise((resolve) => { window.releaseAnswers = resolve; });
+  Object.defineProperty(XMLHttpRequest.prototype, "onload", {
+    set(heard) { this.addEventListener("load", (event) => released.then(() => heard.call(this, event))); },
+  });
+}"""
+"""Lets no answer to what is sent arrive until `releaseAnswers` is called."""
+
+
+def test_a_picture_stands_in_the_list_once_when_its_job_is_told_before_the_answer(
+    opened: Open, photographs: dict[str, Path]
+) -> None:
+    page = opened()
+    page.evaluate(HOLD_ANSWERS)
+    add(page, photographs["cat.png"])
+    page.locator("#restore").click()
+    expect(row(page, "cat.png")).to_have_attribute("data-kind", "done", timeout=SOON)
+    expect(page.locator("#summary")).to_have_text("1 of 1 done")
+    page.evaluate("releaseAnswers()")
+    expect(page.locator("#restore")).to_be_disabled()
+    expect(page.locator("#go-hint")).to_have_text("Add a picture first.")
+    expect(row(page, "cat.png")).to_have_attribute("data-kind", "done")
+
+
 def test_a_file_that_is_no_picture_is_told_beside_it(
     opened: Open, photographs: dict[str, Path], tmp_path: Path
 ) -> None:

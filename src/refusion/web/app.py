@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import mimetypes
+import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
@@ -349,15 +350,19 @@ def _download_name(record: Record, view: View) -> str:
 
 
 def _shown(request: Request, path: Path) -> Response:
-    """Return a picture for browsers, or that it has not changed."""
+    """Return a picture for browsers, or that it has not changed.
+
+    It is read at once: a preview is replaced while it is sent.
+    """
     try:
-        status = path.stat()
         with path.open("rb") as file:
-            kind = "image/png" if file.read(4) == b"\x89PNG" else "image/jpeg"
+            status = os.fstat(file.fileno())
+            tag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
+            headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
+            if request.headers.get("if-none-match") == tag:
+                return Response(status_code=304, headers=headers)
+            data = file.read()
     except FileNotFoundError:
         raise Refusal(404, "the job has no such picture (yet)") from None
-    tag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
-    headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
-    if request.headers.get("if-none-match") == tag:
-        return Response(status_code=304, headers=headers)
-    return FileResponse(path, media_type=kind, headers=headers)
+    kind = "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
+    return Response(data, media_type=kind, headers=headers)

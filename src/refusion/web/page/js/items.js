@@ -111,6 +111,7 @@ function newItem(/** @type {File} */ file) {
     error: null,
     source: null,
     batch: null,
+    jobs: null,
     stop: null,
   };
 }

@@ -12,7 +12,7 @@ import { fillLenses, readOptions, showOptions } from "./options.js";
 import { pickPart } from "./pick.js";
 import { forgetRows, showRows } from "./rows.js";
 import { cancelUnwanted, sendAll, sendOne, stopSending } from "./send.js";
-import { changed, dropJob, isOpen, pictureOf, putJob, putJobs, secondsLeft, state, subscribe } from "./state.js";
+import { changed, dropJob, isOpen, listedItems, pictureOf, putJob, putJobs, secondsLeft, state, subscribe } from "./state.js";
 import { strokeOf } from "./strokes.js";
 import { openViewer, refreshViewer, startViewer } from "./viewer.js";
 import { startWalk } from "./walk.js";
@@ -238,7 +238,7 @@ function showSummary() {
   const jobs = [...state.jobs.values()].filter((job) => job.state !== "cancelled");
   const open = jobs.filter(isOpen);
   const done = jobs.filter((job) => job.has.result);
-  const sending = state.items.filter((item) => item.status === "sending" || item.status === "held").length;
+  const sending = listedItems().filter((item) => item.status === "sending" || item.status === "held").length;
   const count = jobs.length + sending;
   const busy = open.length + sending > 0;
   const left = secondsLeft();

@@ -6,7 +6,7 @@ import { byId, element, setSource, setText } from "./dom.js";
 import { duration, t } from "./i18n.js";
 import { missing } from "./items.js";
 import { SIDE } from "./pick.js";
-import { isOpen, jobsAhead, modelNamed, orderedJobs, state } from "./state.js";
+import { isOpen, jobsAhead, listedItems, modelNamed, orderedJobs } from "./state.js";
 
 /** @typedef {import("./state.js").Item} Item */
 /** @typedef {import("./state.js").Job} Job */
@@ -20,7 +20,7 @@ const rows = new Map();
 /** Bring the list up to date. */
 export function showRows(/** @type {Actions} */ actions) {
   const subjects = [
-    ...state.items.map((item) => ({ key: item.key, item })),
+    ...listedItems().map((item) => ({ key: item.key, item })),
     ...orderedJobs().map((job) => ({ key: job.id, job })),
   ];
   const list = byId("rows");

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { inWords } from "./errors.js";
 import { removeItem } from "./items.js";
-import { changed, isOpen, modelNamed, newBatch, putJob, state } from "./state.js";
+import { changed, isOpen, jobsOf, modelNamed, newBatch, putJob, state } from "./state.js";
 
 /** @typedef {import("./state.js").Item} Item */
 /** @typedef {import("./state.js").Job} Job */
@@ -17,7 +17,9 @@ export async function sendAll(/** @type {Item[]} */ items, /** @type {Options} *
   });
   changed();
   for (const item of items) {
+    item.jobs = jobsOf(item).length;
     if (item.status === "held" && (await sendOne(item, options))) removeItem(item);
+    item.jobs = null;
   }
 }
 
@@ -32,7 +34,7 @@ export function stopSending(/** @type {Item} */ item) {
 /** Cancel the jobs of pictures that were taken back when the service had them already. */
 export function cancelUnwanted() {
   for (const item of state.items.filter((one) => one.unwanted)) {
-    const job = [...state.jobs.values()].find((one) => isOpen(one) && one.options.batch === item.batch);
+    const job = jobsOf(item).find(isOpen);
     if (!job) continue;
     item.unwanted = false;
     api.cancel(job.id).catch(() => {}); // it has ended by itself

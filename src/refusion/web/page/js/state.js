@@ -16,7 +16,7 @@
  * @typedef {{key: string, file: File, right: File | null, mask: File | null, guide: File | null, strokes: Record<string, any[]>,
  *   thumbnail: string | null, rightThumbnail: string | null,
  *   size: number[] | null, looked: boolean, status: string, progress: number, unwanted: boolean, error: string | null,
- *   source: string | null, batch: string | null, stop: (() => void) | null}} Item
+ *   source: string | null, batch: string | null, jobs: number | null, stop: (() => void) | null}} Item
  */
 
 export const state = {
@@ -69,6 +69,22 @@ export function pictureOf(/** @type {Job} */ job) {
 export function newBatch() {
   const batch = Date.now().toString(36) + Math.random().toString(36).slice(2, 8);
   return (place) => `page/${batch}/${place}`;
+}
+
+/** @returns {Job[]} the jobs on the picture of an item. */
+export function jobsOf(/** @type {Item} */ item) {
+  return [...state.jobs.values()].filter((job) => job.options.batch === item.batch);
+}
+
+/**
+ * Return the items that stand in the list. One that is being sent makes room for its job as soon as the service tells
+ * of it, which may be before it answers.
+ *
+ * @returns {Item[]}
+ */
+export function listedItems() {
+  const isJob = (/** @type {Item} */ item) => item.jobs !== null && jobsOf(item).length > item.jobs;
+  return state.items.filter((item) => item.status !== "sending" || !isJob(item));
 }
 
 /**
