@@ -79,7 +79,8 @@ def test_a_graph_is_the_model_at_every_size(tmp_path: Path, kind: str) -> None:
             torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-4)
         t, x_t = torch.arange(1.0, size[0] + 1), torch.rand(mu.shape)
         condition = [torch.rand(size[0], 3)] if kind == "bokeh" else []
-        seen = restorer.codec.with_guides(mu, torch.rand(size[0], restorer.network.num_guides, *size[2:]))
+        maps = torch.rand(size[0], restorer.network.num_guides, *size[2:])
+        seen = restorer.codec.seen(restorer.network, mu, maps, mu)
         (output,) = run("denoiser", x_t, seen, t, *condition)
         expected = restorer.network(x_t, seen, t, restorer.network.embed(t, *condition))
         torch.testing.assert_close(output, expected, rtol=0, atol=1e-4)

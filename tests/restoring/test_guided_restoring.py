@@ -46,14 +46,21 @@ def test_the_states_of_guides_lie_where_the_state_of_the_picture_is(codec: Any) 
     mu = codec.encode(torch.rand(2, 3, 21, 34)).mu
     left = torch.zeros(2, 1, 21, 34)
     left[..., :17] = 1
-    seen = codec.with_guides(mu, torch.cat([left, 1 - left], dim=1))
-    assert seen.shape == (2, mu.shape[1] + 2 * codec.map_channels, *mu.shape[2:])
+    network = ConditionalNAFNet(codec.channels, 4, (1,), 1, (1,), guides=2, map_channels=codec.map_channels)
+    maps, lq = torch.cat([left, 1 - left], dim=1), torch.rand_like(mu)
+    seen = codec.seen(network, mu, maps, lq)
+    assert seen.shape == (2, codec.seen_channels(network), *mu.shape[2:])
     assert torch.equal(seen[:, : mu.shape[1]], mu)
     first, second = seen[:, mu.shape[1] :].split(codec.map_channels, dim=1)
     torch.testing.assert_close(first + second, torch.ones_like(first))
     third = mu.shape[-1] // 3
     assert bool((first[..., :third] > 0.99).all() and (first[..., -third:] < 0.01).all())
-    assert codec.with_guides(mu, left[:, :0]) is mu
+    network.sees_lq = True
+    both = codec.seen(network, mu, maps, lq)
+    assert both.shape[1] == codec.seen_channels(network)
+    assert torch.equal(both, torch.cat([seen, lq], dim=1))
+    network.num_guides, network.sees_lq = 0, False
+    assert codec.seen(network, mu, left[:, :0], lq) is mu
 
 
 def test_unshuffled_guides_lose_nothing() -> None:

@@ -22,7 +22,7 @@ THREE_STEPS = Sampling(steps=3)
 def with_mean(sde: MeanRevertingSDE, codec: Codec | None = None, **network: Any) -> Restorer:
     """A restorer whose mean has weights other than its network."""
     restore = small_restorer(sde, codec, sampling=THREE_STEPS, **network)
-    mean = small_restorer(sde, codec, **network).network
+    mean = small_restorer(sde, codec, **{**network, "sees_lq": False}).network
     torch.manual_seed(7)
     for parameter in mean.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
@@ -79,6 +79,26 @@ def test_conditions_and_guides_reach_the_mean(sde: MeanRevertingSDE) -> None:
     ]
     for changed in results[1:]:
         assert np.abs(changed - results[0]).max() > 1e-3
+
+
+def test_a_network_sees_the_degraded_picture_beside_the_mean(sde: MeanRevertingSDE) -> None:
+    restore = with_mean(sde, sees_lq=True)
+    seen = []
+    restore.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    lq = photo(14, 22)
+    restore(lq)
+    mu = restore.codec.encode(torch.from_numpy(lq).permute(2, 0, 1)[None]).mu
+    assert restore.mean is not None
+    mean = estimated_mean(restore.mean, sde, restore.codec, mu, mu)
+    for beside in seen:
+        torch.testing.assert_close(beside, torch.cat([mean, mu], dim=1))
+    assert len(seen) == 3
+
+
+def test_the_degraded_picture_in_tiles_is_that_of_the_whole(sde: MeanRevertingSDE) -> None:
+    restore, lq = with_mean(sde, sees_lq=True), photo(90, 100)
+    one, other = (restore(lq, policy=TILED, tile=side) for side in (128, 200))
+    np.testing.assert_allclose(one.pixels, other.pixels, atol=1e-5)
 
 
 def test_of_the_mean_there_is_one_sample_and_it_can_be_cancelled(sde: MeanRevertingSDE) -> None:

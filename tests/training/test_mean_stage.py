@@ -119,6 +119,30 @@ def test_processes_wait_for_each_other_also_when_the_mean_is_there(pairs: Path, 
     assert barrier.call_count == 1
 
 
+@pytest.mark.slow
+def test_a_flow_that_sees_the_degraded_picture_goes_on_from_one_that_does_not(
+    pairs: Path, tmp_path: Path
+) -> None:
+    blind = refusion.load(train(recipe(pairs, MEAN, training__steps=2), tmp_path / "blind"), "cpu")
+    both = recipe(pairs, MEAN, model__network__sees_lq=True, training__steps=2)
+    seeing = refusion.load(train(both, tmp_path / "seeing", tmp_path / "blind"), "cpu")
+    learnt, told = (z.network.intro.weight for z in (blind, seeing))
+    channels = seeing.codec.channels
+    assert told.shape[1] == learnt.shape[1] + channels
+    assert bool(told[:, -channels:].any())  # trained from 0
+    lq = refusion.read(pairs / "val" / "lq" / "0.png")
+    np.testing.assert_array_equal(seeing(lq, texture=0).pixels, blind(lq, texture=0).pixels)
+    with pytest.raises(RecipeError, match="network"):
+        train(recipe(pairs, MEAN), tmp_path / "back", tmp_path / "seeing")
+
+
+def test_only_a_network_beside_a_mean_sees_the_degraded_picture_as_well(pairs: Path) -> None:
+    with pytest.raises(RecipeError, match="sees_lq"):
+        recipe(pairs, model__network__sees_lq=True)
+    with pytest.raises(RecipeError, match="sees_lq"):
+        recipe(pairs, MEAN, model__mean__sees_lq=True)
+
+
 def test_the_mean_takes_what_the_network_takes(pairs: Path) -> None:
     for change in ({"model__mean__guides": 1}, {"model__mean__conditional": False}):
         with pytest.raises(RecipeError, match="mean"):

@@ -123,7 +123,7 @@ def graphs(restorer: Restorer) -> Iterator[Graph]:
     unit, padded = max(8, network.multiple), max(8, codec.multiple)
 
     def noisy(count: int, height: int, width: int) -> Inputs:
-        mu = torch.rand(count, codec.seen_channels(network.num_guides), height, width)
+        mu = torch.rand(count, codec.seen_channels(network), height, width)
         x_t = torch.rand(count, codec.channels, height, width)
         condition = [torch.rand(count, network.num_conditions)] if network.num_conditions else []
         return x_t, mu, 10 * torch.arange(1.0, count + 1), condition

@@ -178,7 +178,7 @@ class _Answer:
 
 
 def _network_graph(name: str, network: Network, codec: Codec) -> Graph:
-    channels, seen = codec.channels, codec.seen_channels(network.num_guides)
+    channels, seen = codec.channels, codec.seen_channels(network)
     widths = _pooled_widths(network, channels, seen)
 
     def inputs(count: int, height: int, width: int) -> Inputs:

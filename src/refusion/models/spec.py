@@ -114,9 +114,14 @@ class ModelSpec(Settings):
             raise ValueError("process.kind is denoising: give codec.name Pixels and enlarge.factor 1")
         if self.fill and (self.guides != 1 or self.enlarge.factor > 1):
             raise ValueError(f"fill is {self.fill}: give network.guides 1, the mask, and enlarge.factor 1")
-        if self.mean is not None and _taken(self.outline.mean) != (True, *_taken(self.outline.network)[1:]):
+        mean, network = self.outline.mean, self.outline.network
+        if mean is not None and _taken(mean) != (True, *_taken(network)[1:]):
             raise ValueError(
                 "mean: give a network with conditional true and views, conditions, guides as network"
+            )
+        if network.sees_lq if mean is None else mean.sees_lq:
+            raise ValueError(
+                "sees_lq: only a network beside a mean sees the degraded picture in addition to mu"
             )
         if self.mean is None and self.sampling.texture != 1:
             raise ValueError(f"sampling.texture is {self.sampling.texture}: only models with a mean take it")
@@ -182,7 +187,6 @@ def _built(settings: Settings, codec: Codec) -> Network:
     return network
 
 
-def _taken(network: Network | None) -> tuple[object, ...]:
+def _taken(network: Network) -> tuple[object, ...]:
     """Return what a network takes: whether it sees mu, and its views, conditions and guides."""
-    assert network is not None
     return network.conditional, network.num_views, network.num_conditions, network.num_guides

@@ -150,6 +150,7 @@ class ConditionalNAFNet(Network):
             ignores mu.
         guides: maps that the network sees beside the picture, see `Network.num_guides`.
         map_channels: channels of the state of a guide.
+        sees_lq: see `Network.sees_lq`.
         local: height and width of the states in training, if channel attention should take means over
             windows of about that size, see `local_mean`; by default it takes means over the whole state.
             A local network has no `reach` and runs on whole pictures only.
@@ -157,7 +158,7 @@ class ConditionalNAFNet(Network):
     Raises:
         ValueError: unequal numbers of levels, an odd or small width, a negative number of conditions, a
             `local` that is not height and width, two views with a `downscale` other than 1 or 4, or guides
-            of a network without mu.
+            or a degraded picture for a network without mu.
     """
 
     def __init__(
@@ -175,6 +176,7 @@ class ConditionalNAFNet(Network):
         local: Sequence[int] = (),
         guides: int = 0,
         map_channels: int = 1,
+        sees_lq: bool = False,
     ) -> None:
         super().__init__()
         if len(encoder) != len(decoder):
@@ -193,7 +195,9 @@ class ConditionalNAFNet(Network):
             raise ValueError(
                 f"guides is {guides}: give how many maps there are, or 0, as without conditional"
             )
-        self.num_guides = guides
+        if sees_lq and not conditional:
+            raise ValueError("sees_lq is true and conditional false: a network sees mu, too, or neither")
+        self.num_guides, self.sees_lq = guides, sees_lq
         self.long_skip, self.num_conditions, self.conditional = long_skip, conditions, conditional
         self.num_views = 2 if stereo else 1
         self.factor = 2 ** len(encoder)
@@ -216,7 +220,8 @@ class ConditionalNAFNet(Network):
             self.cam_mlp = nn.Sequential(
                 nn.Linear(conditions * width, 2 * time_width), SimpleGate(), nn.Linear(time_width, time_width)
             )
-        seen = 2 * channels + guides * map_channels if conditional else channels
+        beside = channels + guides * map_channels + channels * sees_lq
+        seen = channels + beside if conditional else channels
         self.intro = nn.Conv2d(seen, width, 3, padding=1)
         self.ending = nn.Conv2d(width, channels, 3, padding=1)
         for weight in self.ending.parameters():

@@ -22,6 +22,9 @@ class Network(nn.Module, ABC):
     """Numbers in the condition of each picture, as for lenses; the time is not counted."""
     num_guides: int = 0
     """Maps beside the picture, such as a mask, whose states the network sees after the channels of mu."""
+    sees_lq: bool = False
+    """Whether the network sees the state of the degraded picture, after those of the guides; for models with
+    a mean stage, whose estimate takes the place of mu."""
     conditional: bool = True
     """Whether the network sees mu; the denoising SDE has none."""
     multiple: int = 1
@@ -57,7 +60,7 @@ class Network(nn.Module, ABC):
         """Return the prediction at integer training time t.
 
         Args:
-            mu: and after its channels the states of the guides, see `Codec.with_guides`.
+            mu: and after its channels what else the network sees, see `Codec.seen`.
             embedding: `embed(t, condition)`; by default `embed(t)`.
             pool: computes the means of the channel attention.
         """
@@ -97,7 +100,7 @@ class Network(nn.Module, ABC):
     def declare_like(self, network: "Network") -> None:
         """Declare the same attributes as another network, which this one runs."""
         self.num_views, self.num_conditions = network.num_views, network.num_conditions
-        self.num_guides = network.num_guides
+        self.num_guides, self.sees_lq = network.num_guides, network.sees_lq
         self.conditional, self.local = network.conditional, network.local
         self.multiple, self.reach, self.working_bytes = network.multiple, network.reach, network.working_bytes
         self.traceable, self.precisions = network.traceable, network.precisions

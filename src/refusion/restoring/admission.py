@@ -106,9 +106,10 @@ def least_demand(work: Work, network: Network, codec: Codec, limits: Limits, on_
     (width, height), views = work.size, network.num_views
     rows, columns = codec.state_size(height, width)
     states = 4 * codec.channels * rows * columns * (STATES + MORE_STATES * (work.steps > 1))
-    if network.num_guides:  # the maps, their states, and these after mu
-        guides = network.num_guides * (width * height + 2 * codec.map_channels * rows * columns)
-        states += 4 * (guides + codec.channels * rows * columns)
+    seen = codec.seen_channels(network)
+    if seen > codec.channels:  # the maps, their states, and all that the network sees in one tensor
+        maps = network.num_guides * (width * height + codec.map_channels * rows * columns)
+        states += 4 * (maps + seen * rows * columns)
     tile = limits.tile and math.ceil(limits.tile * max(rows / height, columns / width))
     coding = views * codec.least_bytes(height, width, limits.tile or limits.policy.min_tile)
     walking = int(HEAP * least_bytes(network, rows, columns, limits.policy, tile))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from refusion.errors import Notice, Report
 from refusion.imaging.resize import antialiased
+from refusion.nn.network import Network
 from refusion.restoring.memory import COPY
 from refusion.restoring.tiling import DEFAULT_MIN_TILE, TilingPolicy, ignore
 
@@ -71,13 +72,24 @@ class Codec(nn.Module, ABC):
         """Return the states of guides, at the positions of the state of their picture; here the means."""
         return antialiased(guides, self.state_size(guides.shape[-2], guides.shape[-1]))
 
-    def with_guides(self, mu: States, guides: Maps) -> Float[Tensor, "b seen state_h state_w"]:
-        """Return what a network sees beside x_t: mu, then the states of the guides, if there are any."""
-        return torch.cat([mu, self.encode_guides(guides)], dim=1) if guides.shape[1] else mu
+    def seen(
+        self, network: Network, mu: States, guides: Maps, lq: States
+    ) -> Float[Tensor, "b seen state_h state_w"]:
+        """Return what a network sees beside x_t: mu, the states of its guides, and `lq` if it sees that.
 
-    def seen_channels(self, guides: int) -> int:
-        """Return the number of channels of `with_guides`."""
-        return self.channels + guides * self.map_channels
+        Args:
+            network: that sees it.
+            mu: the states in its place, those of degraded pictures or of their estimated means.
+            guides: of each picture, as many as the network takes.
+            lq: states of the degraded pictures.
+        """
+        maps = [self.encode_guides(guides)] if guides.shape[1] else []
+        more = [*maps, lq] if network.sees_lq else maps
+        return torch.cat([mu, *more], dim=1) if more else mu
+
+    def seen_channels(self, network: Network) -> int:
+        """Return the number of channels of `seen`."""
+        return self.channels * (1 + network.sees_lq) + network.num_guides * self.map_channels
 
     def state_size(self, height: int, width: int) -> tuple[int, int]:
         """Return height and width of the state of a picture, or more."""

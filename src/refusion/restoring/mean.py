@@ -28,7 +28,7 @@ def estimated_mean(
         sde: the process whose mu the estimate is to replace.
         codec: of the states; the estimate stays within its bounds.
         mu: states of the degraded pictures.
-        seen: mu, and after its channels the states of the guides, see `Codec.with_guides`.
+        seen: what the network sees, see `Codec.seen`.
         condition: numbers for the network, for all pictures or for each.
     """
     count = len(mu)

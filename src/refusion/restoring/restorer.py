@@ -319,6 +319,7 @@ class Restorer:
         free = limits.memory or free_memory(self.device)
         codec = codec_with_tiling(self.codec, lq, free, limits.tile, limits.policy, report)
         encoded = codec.encode(lq)
+        lq_state = encoded.mu
         reduced = max(encoded.mu.shape[-2:]) / max(lq.shape[-2:])
         tile = limits.tile and round(limits.tile * reduced)
         free = limits.memory or free_memory(self.device)  # encoding took some of it
@@ -327,11 +328,11 @@ class Restorer:
         maps = self.enlarge(guides) if guides.shape[1] else guides
         if self.mean is not None:
             mean = with_tiling(self.mean, encoded.mu, free, tile, limits.policy, report)
-            seen = codec.with_guides(encoded.mu, maps)
+            seen = codec.seen(mean, lq_state, maps, lq_state)
             with multiplying(limits.precision, self.device):
-                mu = estimated_mean(mean, self.sde, codec, encoded.mu, seen, request.condition)
+                mu = estimated_mean(mean, self.sde, codec, lq_state, seen, request.condition)
             encoded = encoded._replace(mu=mu)
-        seen = codec.with_guides(encoded.mu, maps)
+        seen = codec.seen(network, encoded.mu, maps, lq_state)
         sampling = request.sampling
         return Walk(
             codec,

@@ -28,7 +28,7 @@ class Walk:
     Args:
         codec, network: in tiles or not, as fits the size of the pictures and the memory.
         encoded: the pictures.
-        seen: what the network sees beside x_t, see `Codec.with_guides`.
+        seen: what the network sees beside x_t, see `Codec.seen`.
         sde: the process.
         prediction: how the network's output is read.
         first: the time at which sampling starts.

@@ -86,7 +86,7 @@ def _prediction(recipe: Recipe, network: Network, codec: Codec, loop: Loop) -> C
     """Return a call of a network on a batch of a loop."""
     count = loop.batch * recipe.model.views
     mu, t = codec.encode(torch.zeros(count, 3, *recipe.data.patch)).mu, torch.zeros(count)
-    seen = codec.with_guides(mu, torch.zeros(count, network.num_guides, *recipe.data.patch))
+    seen = codec.seen(network, mu, torch.zeros(count, network.num_guides, *recipe.data.patch), mu)
     condition = torch.zeros(count, network.num_conditions)
     return lambda: network(mu, seen, t, network.embed(t, condition))
 

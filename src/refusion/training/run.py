@@ -81,8 +81,8 @@ def _train(recipe: Recipe, out: Path, source: Restorer | None, fabric: Fabric, s
 def _start_from(network: Network, source: Network) -> None:
     """Load the weights of a network; what it lacks starts without effect.
 
-    A network of single views lacks the attention between two views, one without guides the weights of the
-    first convolution for them, and a shallower one some blocks.
+    A network of single views lacks the attention between two views, one without guides or the degraded
+    picture the last weights of the first convolution, and a shallower one some blocks.
     """
     weights = source.state_dict()
     for name, weight in network.state_dict().items():
@@ -119,8 +119,10 @@ def _as_source(now: Any, was: Any) -> Any:
     changes: dict[str, object] = {}
     if getattr(was, "stereo", None) is False and getattr(now, "stereo", None) is True:
         changes |= {"stereo": False, "downscale": was.downscale}
-    if getattr(was, "guides", None) == 0:
-        changes["guides"] = 0
+    if getattr(was, "sees_lq", None) is False:
+        changes["sees_lq"] = False
+        if was.guides == 0:
+            changes["guides"] = 0
     if getattr(was, "name", None) == "ConditionalNAFNet" and _grows(was, now):
         changes |= {"encoder": was.encoder, "middle": was.middle, "decoder": was.decoder}
     return now.model_copy(update=changes) if changes else now

@@ -140,7 +140,7 @@ class MeanStage(Stage):
     ) -> Float[Tensor, ""]:
         codec = self.codec.to(lq.device)
         mu, x0 = codec.encode(lq).mu, codec.encode(gt).mu
-        seen = codec.with_guides(mu, guides)
+        seen = codec.seen(self.learner, mu, guides, mu)
         condition = condition.repeat_interleave(len(mu) // len(condition), 0)
         estimate = estimated_mean(self.learner, self.restorer.sde, codec, mu, seen, condition)
         return mean_error(estimate, x0, self.recipe.mean_training.loss, _weight(self.recipe, codec, guides))
@@ -218,11 +218,12 @@ class DiffusionStage(Stage):
         # The views of a scene share time and noise, as in restoration.
         views = len(mu) // len(condition)
         condition = condition.repeat_interleave(views, 0)
-        seen = codec.with_guides(mu, guides)
+        lq_state = mu
         if parts.mean is not None:
             with torch.no_grad():
-                mu = estimated_mean(parts.mean, sde, codec, mu, seen, condition)
-            seen = codec.with_guides(mu, guides)
+                seen = codec.seen(parts.mean, lq_state, guides, lq_state)
+                mu = estimated_mean(parts.mean, sde, codec, lq_state, seen, condition)
+        seen = codec.seen(network, mu, guides, lq_state)
         t = random.integers(1, sde.steps + 1)
         t = torch.where(random.uniform() < training.p_terminal, sde.steps, t)
         noise = random.normal(mu.shape[1:])
