@@ -97,6 +97,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_a_part_is_swept_only_when_its_process_is_dead(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib; from refusion.files import atomic\n"

@@ -43,6 +43,7 @@ def test_every_import_goes_down() -> None:
     assert "3 kept, 0 broken" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "line", "broken", "named"),
     [

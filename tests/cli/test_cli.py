@@ -19,6 +19,7 @@ from refusion.restoring.restorer import Restorer
 from refusion.training.recipe import parse
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "part"),
     [
@@ -103,6 +104,7 @@ def test_too_large_a_picture_is_one_that_failed(
     assert len(said.err.splitlines()) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "places"),
     [
@@ -238,6 +240,7 @@ def test_help_and_typing_errors_do_not_wait_for_torch() -> None:
     assert len(done.stderr.splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_a_process_without_extras_restores(model: Path) -> None:
     """And without the tests' hook, which turns some faults into errors that the package expects."""
     from safetensors.torch import load_file, save_file
@@ -257,6 +260,7 @@ def test_a_process_without_extras_restores(model: Path) -> None:
     assert Path("restored/a.png").exists()
 
 
+@pytest.mark.slow
 def test_the_module_is_the_program() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "refusion", "restore", "none.png"], capture_output=True, text=True, timeout=120

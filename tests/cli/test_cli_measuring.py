@@ -82,6 +82,7 @@ def test_pairs_that_fail_are_told_and_the_others_count(run: Run, model: Path) ->
     assert (said.status, said.out, len(said.err.splitlines())) == (1, "", 3)
 
 
+@pytest.mark.slow
 def test_protocols_measure_as_published(run: Run) -> None:
     pairs, total = make_pairs("pairs", 1), 3
     short = parse(described(process={"noise_level": "50/255", "steps": total}), "test")

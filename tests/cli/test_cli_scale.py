@@ -33,6 +33,7 @@ def contents(folder: str) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_shares_together_are_one_run(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(5):
         photo(f"in/day {i % 2}/{i}.png", i)

@@ -60,6 +60,7 @@ def pipe(
     return Passed(int(caught.value.code or 0), written, err.getvalue())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_bytes_come_back_in_the_format_that_came_in(
     monkeypatch: pytest.MonkeyPatch, temporary: Path, model: Path, suffix: str
@@ -78,6 +79,7 @@ def test_bytes_come_back_in_the_format_that_came_in(
     assert not Path("restored").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["png", ".png", "JPG", "webp"])
 def test_a_format_may_be_asked_for(
     monkeypatch: pytest.MonkeyPatch, temporary: Path, model: Path, form: str

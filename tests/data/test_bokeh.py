@@ -210,6 +210,7 @@ def test_examples_stay_in_range(size: tuple[int, int]) -> None:
             assert z.max() <= 1
 
 
+@pytest.mark.slow
 def test_the_condition_is_what_was_drawn() -> None:
     """Both lenses come from the table, independently; equal ones give equal pictures."""
     clean, drawn = picture((24, 24)), set()

@@ -210,6 +210,7 @@ def test_clean_samples_have_nothing_to_restore(place: Place) -> None:
     assert 3 < (some > 0.4).sum() < 25
 
 
+@pytest.mark.slow
 def test_borrowing_puts_the_degradation_of_one_pair_on_another(place: Place) -> None:
     """The first pair darkens, the second does not: borrowed, either may fall on either scene."""
     pairs = [flat(place, "a", 0.1, 0.4), flat(place, "b", 0.8, 0.8)]
@@ -239,6 +240,7 @@ def under_veil(place: Place, name: str, gt: np.ndarray, transmission: float) -> 
     return Pair((lq,), (place(f"gt/{name}.tif", gt),))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["strength", "borrow"])
 def test_a_veil_is_moved_as_a_ratio_of_darkness(place: Place, kind: str) -> None:
     """A power of its transmission, the same at every pixel of whatever scene it falls on."""
@@ -256,6 +258,7 @@ def test_a_veil_is_moved_as_a_ratio_of_darkness(place: Place, kind: str) -> None
     assert high - 0.1 < max(powers) < high + 1e-2
 
 
+@pytest.mark.slow
 def test_a_veil_leaves_white_white_and_a_shade_black_black(place: Place) -> None:
     pairs = [flat(place, "a", 0.7, 0.5)]
     ends = (place("scenes/0.tif", np.zeros((6, 6, 3))), place("scenes/1.tif", np.ones((6, 6, 3))))

@@ -217,6 +217,7 @@ def test_a_step_takes_the_marginal_at_t_to_the_marginal_at_r(name: str, step: tu
     assert (of_noise == 0) == (name in DETERMINISTIC)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eta", [0.0, 0.2, 0.7, 1.0])
 @given(steps_down)
 def test_eta_scales_the_deviation_of_the_posterior(eta: float, step: tuple[int, int]) -> None:

@@ -125,6 +125,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, bool])
 def test_tiff_layouts_are_read_as_by_tifffile(dtype: type) -> None:
     count = 0

@@ -22,6 +22,7 @@ def same(one: refusion.Restorer, other: refusion.Restorer) -> bool:
     return all(torch.equal(x, states[1][name]) for name, x in states[0].items())
 
 
+@pytest.mark.slow
 def test_a_folder_is_a_model(tmp_path: Path) -> None:
     folder = hub.save_pretrained("shadow-removal", tmp_path / "a" / "folder")
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "model.safetensors"]

@@ -91,6 +91,7 @@ def test_the_command_that_restores_brings_no_training(tmp_path: Path) -> None:
     assert of(modules, "refusion.data.dataset", "refusion.data.bokeh", "fsspec", "s3fs", "ray") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -40,6 +40,7 @@ def test_a_condition_is_a_picture(make: Make, sampler: str) -> None:
     assert np.abs(results[0] - results[1]).max() > 1e-3
 
 
+@pytest.mark.slow
 @every_sampler
 def test_in_tiles_too(make: Make, sampler: str) -> None:
     restore, lq = make(sampler=sampler), photo(90, 120)

@@ -132,6 +132,7 @@ def test_padding_reflects_on_the_right_and_at_the_bottom() -> None:
 # ---- tiles
 
 
+@pytest.mark.slow
 @shapes
 @pytest.mark.parametrize("size", [(1, 1), (17, 150), (130, 101)])
 def test_tiles_are_the_whole(shape: dict[str, Any], size: tuple[int, int]) -> None:

@@ -91,6 +91,7 @@ def test_a_perfect_network_restores_exactly(sde: MeanRevertingSDE, codec: Codec,
     np.testing.assert_allclose(restored.pixels, gt, rtol=0, atol=3e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"sampler": n} for n in SAMPLERS if "euler" not in n] + [{"eta": 0.0}])
 def test_with_every_sampler(sde: MeanRevertingSDE, options: dict[str, Any]) -> None:
     lq, gt = pictures(9, 11)
@@ -257,6 +258,7 @@ def latent() -> Spied:
     return codec
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limits", "side", "gib"),
     [({"memory": 2**20}, 128, "0.0"), ({"memory": 2**40, "tile": 160}, 160, "1024.0")],
@@ -368,6 +370,7 @@ def test_alpha_depth_grey_and_profile_pass_through(make: Callable[..., Restorer]
     assert (grey.grey, grey.depth, grey.alpha, grey.icc) == (True, 8, None, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("enlarge", [Enlarge(), Enlarge(2)], ids=["same", "enlarged"])
 @pytest.mark.parametrize("codec", [Pixels(1), Pixels(2), Pyramid(16, 2)], ids=repr)
 def test_a_picture_without_colour_comes_back_without(

@@ -306,6 +306,7 @@ def jumps(x: Tensor, tile: int, multiple: int) -> tuple[float, float]:
     return float(max(at_border)), float(max(elsewhere))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["constant", "gradient", "checkerboard", "photograph"])
 def test_no_seam(name: str) -> None:
     """What tiles change is as smooth over their borders as elsewhere; with a mean for each tile they show."""
@@ -345,6 +346,7 @@ def test_bands_of_two_views_are_the_whole(size: tuple[int, int], tile: int) -> N
     torch.testing.assert_close(TiledNetwork(network, tile)(*given), whole, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("height", [150, 33, 7])
 def test_of_any_height_they_are_the_whole_filled_up_with_rows_of_zeros(height: int) -> None:
     network, (x_t, mu, t) = alive(Local, stereo=True), states(height, 101, batch=2)

@@ -57,6 +57,7 @@ def test_both_views_are_restored_and_keep_their_places(make: Make) -> None:
         np.testing.assert_array_equal(result.pixels, same.pixels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_each_view_looks_at_the_other(make: Make, sampler: str) -> None:
     left, right = scene()

@@ -311,6 +311,7 @@ def test_arms_draw_the_same_samples_times_and_noise(
     assert not torch.equal(draws["10", 0][0][3], draws["10", 1][0][3])
 
 
+@pytest.mark.slow
 def test_a_model_is_studied_without_training(
     plan: Callable[..., Planned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -145,6 +145,7 @@ def test_the_first_stage_of_a_codec_without_weights_costs_nothing() -> None:
     assert cost(recipe(codec_training__batch=512, codec_training__patch=[2048, 2048])) == cost(recipe())
 
 
+@pytest.mark.slow
 def test_a_tuned_decoder_keeps_what_decoding_needs_and_nothing_of_the_network() -> None:
     sizes = {"data__patch": [256, 256], "codec_training__patch": [32, 32], "codec_training__batch": 1}
     plain = cost(recipe(model__codec=LATENT, **sizes))

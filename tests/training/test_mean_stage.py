@@ -29,6 +29,7 @@ MEAN: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_the_mean_is_trained_first_and_kept(pairs: Path, tmp_path: Path) -> None:
     model = train(recipe(pairs, MEAN), tmp_path)
     trained = load_file(tmp_path / module.MEAN)
@@ -45,6 +46,7 @@ def test_the_mean_is_trained_first_and_kept(pairs: Path, tmp_path: Path) -> None
     assert restore.header.card.metrics["val_psnr"] > 5
 
 
+@pytest.mark.slow
 def test_the_flow_starts_at_the_mean(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measure, means = module.diffusion_loss, []
 

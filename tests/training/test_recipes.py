@@ -41,6 +41,7 @@ def test_it_lies_in_the_package_and_is_found_by_name(file: Path) -> None:
     assert resolve(file) == resolve(str(file)) == file
 
 
+@pytest.mark.slow
 @every_model
 def test_a_bundled_model_has_a_recipe_of_its_name(file: Path) -> None:
     described, header = load_yaml(resolve(file.stem)), read_header(file)
@@ -96,6 +97,7 @@ def test_the_recipe_of_a_bundled_model_trains_again(run: Run, file: Path) -> Non
 # ---- what it says
 
 
+@pytest.mark.slow
 @every_recipe
 def test_it_survives_yaml_and_builds(file: Path, tmp_path: Path) -> None:
     described = load_yaml(file)

@@ -177,6 +177,7 @@ def killed_at(patch: pytest.MonkeyPatch, name: str, at: int, stage: str = "Diffu
     patch.setattr(module, name, dies)
 
 
+@pytest.mark.slow
 def test_a_collapse_rolls_back_to_the_best(pairs: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         broken_at(patch, 12)
@@ -224,6 +225,7 @@ def test_validation_measures_as_evaluate_does(pairs: Path, tmp_path: Path) -> No
         assert metrics[f"val_{name}"] == pytest.approx(np.mean(outputs), abs=0.006)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"processes": 2, "samples": 4}, {"processes": 2}])
 def test_a_run_keeps_its_number_of_samples_a_step(
     pairs: Path, tmp_path: Path, change: dict[str, int]
@@ -251,6 +253,7 @@ def test_an_infinite_gradient_is_dropped(pairs: Path, tmp_path: Path) -> None:
     assert all(bool(value.isfinite().all()) for value in weights(tmp_path).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["l1", "l2", "psnr"])
 def test_the_loss_is_the_recipes(
     pairs: Path, tmp_path: Path, loss: str, monkeypatch: pytest.MonkeyPatch
@@ -268,6 +271,7 @@ def test_the_loss_is_the_recipes(
     assert given == {loss}
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_the_given_weights(pairs: Path, tmp_path: Path) -> None:
     model = train(recipe(pairs), tmp_path / "first")
     still = recipe(pairs, training__steps=1, training__learning_rate=1e-12, training__final_learning_rate=0)
@@ -277,6 +281,7 @@ def test_fine_tuning_starts_from_the_given_weights(pairs: Path, tmp_path: Path) 
         torch.testing.assert_close(value, learnt, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_two_views_go_on_from_what_was_learnt_of_one(pairs: Path, tmp_path: Path) -> None:
     model = train(recipe(pairs), tmp_path / "one")
     for part in ("train", "val"):
@@ -297,6 +302,7 @@ def test_two_views_go_on_from_what_was_learnt_of_one(pairs: Path, tmp_path: Path
         train(other, tmp_path / "four", model)
 
 
+@pytest.mark.slow
 def test_a_network_with_guides_goes_on_from_what_was_learnt_without(pairs: Path, tmp_path: Path) -> None:
     model = train(recipe(pairs), tmp_path / "without")
     rates = {"training__learning_rate": 1e-12, "training__final_learning_rate": 0, "training__steps": 1}
@@ -309,6 +315,7 @@ def test_a_network_with_guides_goes_on_from_what_was_learnt_without(pairs: Path,
         train(recipe(pairs, training__steps=1), tmp_path / "back", tmp_path / "with" / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_deeper_network_goes_on_from_what_a_shallower_one_has_learnt(pairs: Path, tmp_path: Path) -> None:
     model = train(recipe(pairs), tmp_path / "shallow")
     rates = {"training__learning_rate": 1e-12, "training__final_learning_rate": 0, "training__steps": 1}
@@ -323,6 +330,7 @@ def test_a_deeper_network_goes_on_from_what_a_shallower_one_has_learnt(pairs: Pa
         train(levels, tmp_path / "levels", model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "change"),
     [
@@ -684,6 +692,7 @@ def test_killed_between_the_stages_comes_out_the_same(pairs: Path, latent: Path,
     assert (tmp_path / file).read_bytes() == (latent / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_codec_whose_latent_is_ignored_is_refused_again_and_again(
     pairs: Path, few: int, tmp_path: Path
 ) -> None:
@@ -704,6 +713,7 @@ def test_a_codec_whose_latent_is_ignored_is_refused_again_and_again(
     assert not (tmp_path / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_fine_tuning_takes_the_codec_as_it_is(pairs: Path, latent: Path, tmp_path: Path) -> None:
     """If it passes the gate on these pairs; and the network starts from its weights."""
     from refusion.training import stages as module

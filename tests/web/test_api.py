@@ -103,6 +103,7 @@ def test_a_worker_that_ends_takes_one_job_with_it(served: Served) -> None:
     assert served.ended(waiting)["state"] == "done"
 
 
+@pytest.mark.slow
 def test_a_worker_that_says_nonsense_is_replaced(served: Served) -> None:
     babbling, waiting = served.add(b"babble"), served.add(b"pixels")
     assert "the worker ended" in served.ended(babbling)["error"]

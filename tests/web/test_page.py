@@ -247,6 +247,23 @@ def test_depth_is_kept_and_another_format_can_be_asked_for(
     assert download.value.suggested_filename == "cat.webp"
 
 
+def test_a_self_ensemble_can_be_asked_for_and_is_kept_in_the_next_version(
+    opened: Open, photographs: dict[str, Path]
+) -> None:
+    page = opened()
+    page.locator("#advanced summary").click()
+    page.locator("#self-ensemble").check()
+    restore(page, photographs["cat.png"])
+    page.locator(".thumb").click()
+    page.locator("#viewer-again").click()
+    for samples, of_all in (("", True), ("2", False)):  # samples are of one orientation
+        page.locator("#again [name=samples]").fill(samples)
+        with page.expect_request(lambda asked: asked.method == "POST") as asked:
+            page.locator("#again button[type=submit]").click()
+        assert ('"self_ensemble":true' in asked.value.post_data) is of_all
+        expect(page.locator("#again-state")).to_contain_text("Done", timeout=SOON)
+
+
 def test_progress_is_told_one_is_cancelled_and_tried_again_and_then_all(
     opened: Open, photographs: dict[str, Path]
 ) -> None:

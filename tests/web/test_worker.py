@@ -82,6 +82,7 @@ def test_sixteen_bit_and_exif_come_back(working: Served, models: Path) -> None:
     np.testing.assert_array_equal(after.pixels, restored(models, "tiny", data, steps=3, seed=5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".jpg", ".webp", ".tif"])
 def test_the_format_is_that_of_the_upload_or_the_wished_one(working: Served, suffix: str) -> None:
     kept = working.add(picture(suffix=suffix), "mine.upload")
@@ -180,6 +181,7 @@ def test_views_are_upright_small_and_tell_nothing_of_the_camera(working: Served)
     assert result(working, id).size == (300, 400)
 
 
+@pytest.mark.slow
 def test_models_are_served_by_the_name_of_their_file_or_run(models: Path, tmp_path: Path) -> None:
     run = tmp_path / "my-run"
     run.mkdir()

@@ -53,6 +53,7 @@ function sampling() {
     ...Object.fromEntries(numbers.map((id) => [id, byId(id).valueAsNumber])),
     ...(byId("suffix").value && { suffix: byId("suffix").value }),
     ...(byId("trajectory").checked && { trajectory: true }),
+    ...(byId("self-ensemble").checked && { self_ensemble: true }),
   };
 }
 

@@ -4,7 +4,7 @@
  *
  * @typedef {{source: string, target: string, disparity: number}} Lenses
  * @typedef {{model: string, batch?: string, steps?: number, seed?: number, samples?: number, sigma?: number,
- *   texture?: number, lens?: Lenses, crop?: number[] | null, trajectory?: boolean, suffix?: string}} Options
+ *   texture?: number, lens?: Lenses, crop?: number[] | null, trajectory?: boolean, self_ensemble?: boolean, suffix?: string}} Options
  * @typedef {{id: string, name: string, state: string, position: number | null, step: number,
  *   steps: number, seconds: number, seconds_left: number | null, error: string | null, notices: string[],
  *   width: number | null, height: number | null, created: number, options: Options, previews: number,

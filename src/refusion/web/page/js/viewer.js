@@ -276,9 +276,10 @@ async function restoreAgain(/** @type {SubmitEvent} */ event) {
   event.preventDefault();
   const job = current();
   const form = byId("again").elements;
-  const { crop, lens, sigma, suffix, texture } = job.options;
+  const { crop, lens, self_ensemble, sigma, suffix, texture } = job.options;
   const takes = modelNamed(form.model.value)?.takes;
   const numbers = ["steps", "seed", "samples"].filter((name) => form[name].value !== "");
+  const alone = !form.trajectory.checked && !(form.samples.valueAsNumber > 1); // a self-ensemble has neither
   const options = {
     model: form.model.value,
     batch: pictureOf(job),
@@ -286,6 +287,7 @@ async function restoreAgain(/** @type {SubmitEvent} */ event) {
     ...(form.trajectory.checked && { trajectory: true }),
     ...(crop && { crop }),
     ...(suffix && { suffix }),
+    ...(self_ensemble && alone && { self_ensemble }),
     ...(takes?.lens && lens && { lens }),
     ...(takes?.sigma && sigma && { sigma }),
     ...(takes?.texture && { texture: texture ?? undefined }),
