@@ -204,6 +204,7 @@ def _nafnet(settings: Settings) -> dict[str, Any]:
         "downscale": 4,
         "conditional": task != "denoising-sde",
         "guides": 0,
+        "sees_lq": False,
         "local": tuple(settings.get("train_size", ())[-2:]),
     }
 
