@@ -17,6 +17,7 @@ from refusion.restoring.restorer import Restorer
 from restorers import TILED, photo, small_restorer
 
 THREE_STEPS = Sampling(steps=3)
+NO_GUIDES = torch.zeros(1, 0, 14, 22)
 
 
 def with_mean(sde: MeanRevertingSDE, codec: Codec | None = None, **network: Any) -> Restorer:
@@ -33,7 +34,7 @@ def test_mu_is_the_estimate_of_the_mean(sde: MeanRevertingSDE) -> None:
     restore, lq = with_mean(sde), photo(14, 22)  # even sides, so that there is no padding
     assert restore.mean is not None
     mu, _, size = restore.codec.encode(torch.from_numpy(lq).permute(2, 0, 1)[None])
-    mean = estimated_mean(restore.mean, sde, restore.codec, mu, mu)
+    mean = estimated_mean(restore.mean, sde, restore.codec, mu, NO_GUIDES)
     expected = mu + restore.mean(mu, mu, torch.tensor([float(sde.steps)]))
     torch.testing.assert_close(mean, expected.clamp(0, 1))
     decoded = restore.codec.decode(mean, (), size)[0].permute(1, 2, 0).clamp(0, 1)
@@ -89,7 +90,7 @@ def test_a_network_sees_the_degraded_picture_beside_the_mean(sde: MeanRevertingS
     restore(lq)
     mu = restore.codec.encode(torch.from_numpy(lq).permute(2, 0, 1)[None]).mu
     assert restore.mean is not None
-    mean = estimated_mean(restore.mean, sde, restore.codec, mu, mu)
+    mean = estimated_mean(restore.mean, sde, restore.codec, mu, NO_GUIDES)
     for beside in seen:
         torch.testing.assert_close(beside, torch.cat([mean, mu], dim=1))
     assert len(seen) == 3

@@ -16,7 +16,7 @@ def estimated_mean(
     sde: SDE,
     codec: Codec,
     mu: Batch,
-    seen: Float[Tensor, "b seen h w"],
+    guides: Float[Tensor, "b guides picture_h picture_w"],
     condition: Sequence[float] | Float[Tensor, "b conditions"] = (),
 ) -> Batch:
     """Return mu plus the correction that the network predicts at t = T where the noise is 0.
@@ -28,12 +28,12 @@ def estimated_mean(
         sde: the process whose mu the estimate is to replace.
         codec: of the states; the estimate stays within its bounds.
         mu: states of the degraded pictures.
-        seen: what the network sees, see `Codec.seen`.
+        guides: of each picture, as many as the network takes.
         condition: numbers for the network, for all pictures or for each.
     """
     count = len(mu)
     t = torch.full((count,), float(sde.steps), device=mu.device)
     conditions = torch.as_tensor(condition, dtype=torch.float32, device=mu.device).expand(count, -1)
-    output = network(mu, seen, t, network.embed(t, conditions))
+    output = network(mu, codec.seen(network, mu, guides, mu), t, network.embed(t, conditions))
     mean = mu + output.to(mu.dtype)
     return mean.clamp(*codec.bounds) if codec.bounds else mean

@@ -328,9 +328,8 @@ class Restorer:
         maps = self.enlarge(guides) if guides.shape[1] else guides
         if self.mean is not None:
             mean = with_tiling(self.mean, encoded.mu, free, tile, limits.policy, report)
-            seen = codec.seen(mean, lq_state, maps, lq_state)
             with multiplying(limits.precision, self.device):
-                mu = estimated_mean(mean, self.sde, codec, lq_state, seen, request.condition)
+                mu = estimated_mean(mean, self.sde, codec, lq_state, maps, request.condition)
             encoded = encoded._replace(mu=mu)
         seen = codec.seen(network, encoded.mu, maps, lq_state)
         sampling = request.sampling

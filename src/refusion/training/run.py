@@ -121,7 +121,9 @@ def _as_source(now: Any, was: Any) -> Any:
         changes |= {"stereo": False, "downscale": was.downscale}
     if getattr(was, "sees_lq", None) is False:
         changes["sees_lq"] = False
-        if was.guides == 0:
+        if (
+            was.guides == 0
+        ):  # else the guides' weights would be those of the degraded picture, which come last
             changes["guides"] = 0
     if getattr(was, "name", None) == "ConditionalNAFNet" and _grows(was, now):
         changes |= {"encoder": was.encoder, "middle": was.middle, "decoder": was.decoder}

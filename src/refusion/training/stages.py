@@ -140,9 +140,8 @@ class MeanStage(Stage):
     ) -> Float[Tensor, ""]:
         codec = self.codec.to(lq.device)
         mu, x0 = codec.encode(lq).mu, codec.encode(gt).mu
-        seen = codec.seen(self.learner, mu, guides, mu)
         condition = condition.repeat_interleave(len(mu) // len(condition), 0)
-        estimate = estimated_mean(self.learner, self.restorer.sde, codec, mu, seen, condition)
+        estimate = estimated_mean(self.learner, self.restorer.sde, codec, mu, guides, condition)
         return mean_error(estimate, x0, self.recipe.mean_training.loss, _weight(self.recipe, codec, guides))
 
     def measure(self, pair: Pair) -> tuple[dict[str, float], list[Image]]:
@@ -221,8 +220,7 @@ class DiffusionStage(Stage):
         lq_state = mu
         if parts.mean is not None:
             with torch.no_grad():
-                seen = codec.seen(parts.mean, lq_state, guides, lq_state)
-                mu = estimated_mean(parts.mean, sde, codec, lq_state, seen, condition)
+                mu = estimated_mean(parts.mean, sde, codec, lq_state, guides, condition)
         seen = codec.seen(network, mu, guides, lq_state)
         t = random.integers(1, sde.steps + 1)
         t = torch.where(random.uniform() < training.p_terminal, sde.steps, t)
