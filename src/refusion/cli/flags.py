@@ -45,7 +45,7 @@ class SamplingFlags:
     "Of models with a mean stage: 0 (their mean, of the best PSNR) to 1 (a sample)."
     self_ensemble: Annotated[bool | None, Parameter(negative="")] = None
     """Restore the picture in its eight orientations and give the mean: eight times the time, a little better
-    where up and down do not count; not for rain."""
+    where up and down do not count; not for rain or shadows."""
     tile: int | None = None
     "Side in pixels of the tiles of a large picture; by default what free memory allows."
     precision: Literal["auto", "32", "bf16", "16"] | None = None
