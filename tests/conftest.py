@@ -1,7 +1,7 @@
 """What all tests share: checked shapes, repeatable randomness, golden numbers, commands in the process."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,10 +39,15 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(autouse=True)
-def _in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is restored without a precision is in float32, whatever the machine multiplies natively."""
-    monkeypatch.setattr("refusion.nn.precision.native_precision", lambda device: "32")
+@pytest.fixture(autouse=True, scope="session")
+def _in_float32() -> Iterator[None]:
+    """What is restored or trained without a precision is in float32, whatever is native.
+
+    It holds from before the first fixture of the session, so that models which tests share are trained alike.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("refusion.nn.precision.native_precision", lambda device: "32")
+        yield
 
 
 @pytest.fixture(scope="session")
