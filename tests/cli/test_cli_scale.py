@@ -164,7 +164,7 @@ def test_the_script_of_an_array_restores_a_share_in_each_task(run: Run, model: P
         photo(f"in/{i}.png", i)
     run("restore", "in", "--model", model, "-o", "whole")
     Path("list.txt").write_text("".join(f"in/{i}.png\n" for i in range(4)))
-    program("refusion", f'exec "{sys.executable}" -m refusion "$@"')
+    program("refusion", f'exec "{sys.executable}" -m refusion "$@" --precision 32')
     array = {"COUNT": "2", "MIN": "0", "MAX": "1", "STEP": "1"}
     for task in range(2):
         values = {f"SLURM_ARRAY_TASK_{name}": value for name, value in {**array, "ID": str(task)}.items()}
