@@ -119,11 +119,10 @@ def _as_source(now: Any, was: Any) -> Any:
     changes: dict[str, object] = {}
     if getattr(was, "stereo", None) is False and getattr(now, "stereo", None) is True:
         changes |= {"stereo": False, "downscale": was.downscale}
+    # What is new gets the last weights, and the degraded picture comes last: guides are not added before it.
     if getattr(was, "sees_lq", None) is False:
         changes["sees_lq"] = False
-        if (
-            was.guides == 0
-        ):  # else the guides' weights would be those of the degraded picture, which come last
+        if was.guides == 0:
             changes["guides"] = 0
     if getattr(was, "name", None) == "ConditionalNAFNet" and _grows(was, now):
         changes |= {"encoder": was.encoder, "middle": was.middle, "decoder": was.decoder}
