@@ -19,6 +19,7 @@ RECIPE = {
         "keep": 1,
         "rollback_drop_db": 100,
         "workers": 0,
+        "precision": "32",  # in processes that a test starts, too
     },
 }
 STUDY: dict[str, Any] = {

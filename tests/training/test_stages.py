@@ -53,6 +53,7 @@ TINY: dict[str, Any] = {
         "validate_every": 6,
         "save_every": 3,
         "workers": 0,
+        "precision": "32",  # in processes that a test starts, too
     },
 }
 CODEC = {"name": "LatentUNet", "latent_channels": 4, "width": 4, "multipliers": [1, 1], "unshuffle": 2}
