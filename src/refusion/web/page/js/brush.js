@@ -126,7 +126,8 @@ function redraw() {
   button("redo").disabled = painting.undone.length === 0;
   button("clear").disabled = empty;
   button("done").disabled = empty;
-  if (!byId("brush").contains(document.activeElement)) stage().focus(); // a disabled button loses the keyboard
+  // A disabled button loses the keyboard, at once or only when the page is next drawn.
+  if (!byId("brush").querySelector(":focus:not(:disabled)")) stage().focus();
 }
 
 function setTool(/** @type {boolean} */ erase) {
